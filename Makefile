@@ -1,0 +1,70 @@
+# The Python to create the virtual environments with (3.11 or newer).
+PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
+# Passed to pytest, as in: make test ARGS="-k servers"
+ARGS :=
+
+# One environment for each series of SQLAlchemy, so that switching costs nothing.
+NEWEST := .venv
+SA20 := .venv-sa20
+$(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
+$(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
+
+# Folders too: one is newer than its files when a file was deleted.
+PACKAGE := pyproject.toml README.md LICENSE \
+	$(shell find sqlalchemy_tenants alembic_ext -name __pycache__ -prune -o -print)
+
+PIP := bin/python -m pip --quiet --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-all lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded PostgreSQL
+	@$(NEWEST)/bin/python examples/quickstart/demo.py
+
+test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
+	@$(NEWEST)/bin/pytest $(ARGS)
+
+REST := test-pg16 test-pg15 test-pg18-sa20 test-pg15-sa20
+.PHONY: $(REST)
+
+test-all: test $(REST) ## Run the tests on PostgreSQL 15, 16, 18, SQLAlchemy 2.0, 2.1
+
+test-pg16 test-pg15: test-pg%: $(NEWEST)/package
+	@TENANTS_PG=$* $(NEWEST)/bin/pytest $(ARGS)
+
+test-pg18-sa20 test-pg15-sa20: test-pg%-sa20: $(SA20)/package
+	@TENANTS_PG=$* $(SA20)/bin/pytest $(ARGS)
+
+lint: $(NEWEST)/dependencies ## Check style and types
+	@$(NEWEST)/bin/ruff check --quiet
+	@$(NEWEST)/bin/ruff format --quiet --check --diff
+	@$(NEWEST)/bin/mypy
+
+format: $(NEWEST)/dependencies ## Rewrite the code in the project's style
+	@$(NEWEST)/bin/ruff check --quiet --fix
+	@$(NEWEST)/bin/ruff format --quiet
+
+# Not "python -m": that imports the package from the checkout.
+bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
+	@if [ -d benchmarks ]; then $(NEWEST)/bin/python benchmarks $(ARGS); \
+	else echo "The benchmarks come with a change of their own."; fi
+
+clean: ## Remove everything that make created
+	@rm -rf $(NEWEST) $(SA20) build dist .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+%/dependencies: pyproject.toml
+	@echo "Installing $(SQLALCHEMY) and the rest into $* (about a minute)"
+	@$(PYTHON) -m venv --clear $*
+	@$*/$(PIP) install --upgrade "pip>=25.1"
+	@$*/$(PIP) install --group dev ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)"
+	@touch $@
+
+# The tests are about what users install, entry point included.
+%/package: %/dependencies $(PACKAGE)
+	@$*/$(PIP) install --no-deps --no-build-isolation --force-reinstall .
+	@touch $@

@@ -1,0 +1,179 @@
+"""Operations as DDL: each executes elements of :mod:`sqlalchemy_tenants.ddl` only, so
+that ``--sql`` works everywhere."""
+
+from __future__ import annotations
+
+from alembic.operations import Operations
+
+from sqlalchemy_tenants import ddl
+
+from . import ops
+
+
+def _execute(operations: Operations, *elements: ddl.TenancyDDL) -> None:
+    for element in elements:
+        operations.migration_context.impl.execute(element)
+
+
+@Operations.implementation_for(ops.CreateTenancyOp)
+def create_tenancy(operations: Operations, operation: ops.CreateTenancyOp) -> None:
+    tenancy = operation.tenancy
+    _execute(
+        operations,
+        ddl.CreateGroupRole(tenancy.tenants_role),
+        ddl.CreateGroupRole(tenancy.shared_role, member_of=tenancy.tenants_role),
+        ddl.CreateGroupRole(tenancy.admin_role),
+        ddl.GrantAdminRole(tenancy.admin_role),
+        ddl.CreateTenancySchema(tenancy.schema),
+        ddl.ChangePrivileges(
+            tenancy.schema,
+            None,
+            grant=True,
+            privileges=["USAGE"],
+            roles=[tenancy.tenants_role, tenancy.admin_role],
+            object_type="SCHEMA",
+            columns=[],
+        ),
+        ddl.CreateTenantFunction(tenancy),
+    )
+
+
+@Operations.implementation_for(ops.DropTenancyOp)
+def drop_tenancy(operations: Operations, operation: ops.DropTenancyOp) -> None:
+    tenancy = operation.tenancy
+    _execute(
+        operations,
+        ddl.DropTenantFunction(tenancy.schema),
+        ddl.ChangePrivileges(
+            tenancy.schema,
+            None,
+            grant=False,
+            privileges=["USAGE"],
+            roles=[tenancy.tenants_role, tenancy.admin_role],
+            object_type="SCHEMA",
+            columns=[],
+        ),
+        ddl.DropTenancySchema(tenancy.schema),
+        ddl.DropGroupRole(tenancy.admin_role),
+        ddl.DropGroupRole(tenancy.shared_role),
+        ddl.DropGroupRole(tenancy.tenants_role, keep_members=tenancy.role_prefix),
+    )
+
+
+@Operations.implementation_for(ops.CreateGroupRoleOp)
+def create_group_role(operations: Operations, operation: ops.CreateGroupRoleOp) -> None:
+    _execute(
+        operations,
+        ddl.CreateGroupRole(operation.role, member_of=operation.member_of),
+    )
+
+
+@Operations.implementation_for(ops.DropGroupRoleOp)
+def drop_group_role(operations: Operations, operation: ops.DropGroupRoleOp) -> None:
+    _execute(operations, ddl.DropGroupRole(operation.role))
+
+
+@Operations.implementation_for(ops.GrantMembershipOp)
+def grant_membership(operations: Operations, operation: ops.GrantMembershipOp) -> None:
+    _execute(
+        operations,
+        ddl.ChangeMembership(operation.group, operation.member, grant=True),
+    )
+
+
+@Operations.implementation_for(ops.RevokeMembershipOp)
+def revoke_membership(
+    operations: Operations, operation: ops.RevokeMembershipOp
+) -> None:
+    _execute(
+        operations,
+        ddl.ChangeMembership(operation.group, operation.member, grant=False),
+    )
+
+
+@Operations.implementation_for(ops.ReplaceTenantFunctionOp)
+def replace_tenant_function(
+    operations: Operations, operation: ops.ReplaceTenantFunctionOp
+) -> None:
+    if operation.definition is None:
+        _execute(operations, ddl.DropTenantFunction(operation.schema))
+    else:
+        _execute(operations, ddl.ReplaceTenantFunction(operation.definition))
+
+
+@Operations.implementation_for(ops.CreateTenantRoleOp)
+def create_tenant_role(
+    operations: Operations, operation: ops.CreateTenantRoleOp
+) -> None:
+    role = operation.role
+    _execute(
+        operations,
+        ddl.CreateTenantRole(
+            role, tenants_role=operation.tenancy.tenants_role, tolerant=True
+        ),
+        *(ddl.GrantTenantRole(role, login) for login in operation.logins or (None,)),
+    )
+
+
+@Operations.implementation_for(ops.DropTenantRoleOp)
+def drop_tenant_role(operations: Operations, operation: ops.DropTenantRoleOp) -> None:
+    _execute(operations, ddl.DropTenantRole(operation.role, tolerant=True))
+
+
+@Operations.implementation_for(ops.RowSecurityOp)
+def row_security(operations: Operations, operation: ops.RowSecurityOp) -> None:
+    table, schema = operation.table_name, operation.schema
+    enable = ddl.EnableRLS(table, schema, enable=operation.enable)
+    force = ddl.ForceRLS(table, schema, force=operation.force)
+    _execute(operations, enable, force)
+
+
+@Operations.implementation_for(ops.CreatePolicyOp)
+def create_policy(operations: Operations, operation: ops.CreatePolicyOp) -> None:
+    _execute(
+        operations,
+        ddl.CreatePolicy(operation.policy, operation.table_name, operation.schema),
+    )
+
+
+@Operations.implementation_for(ops.DropPolicyOp)
+def drop_policy(operations: Operations, operation: ops.DropPolicyOp) -> None:
+    _execute(
+        operations,
+        ddl.DropPolicy(operation.policy.name, operation.table_name, operation.schema),
+    )
+
+
+@Operations.implementation_for(ops.AlterPolicyOp)
+def alter_policy(operations: Operations, operation: ops.AlterPolicyOp) -> None:
+    _execute(
+        operations,
+        ddl.AlterPolicy(
+            operation.policy_name,
+            operation.table_name,
+            operation.schema,
+            using=operation.using,
+            with_check=operation.with_check,
+            roles=operation.roles,
+        ),
+    )
+
+
+@Operations.implementation_for(ops.GrantPrivilegesOp)
+@Operations.implementation_for(ops.RevokePrivilegesOp)
+def change_privileges(
+    operations: Operations,
+    operation: ops.GrantPrivilegesOp | ops.RevokePrivilegesOp,
+) -> None:
+    _execute(
+        operations,
+        ddl.ChangePrivileges(
+            operation.table_name,
+            operation.schema,
+            grant=operation.grant,
+            privileges=operation.privileges,
+            roles=operation.roles,
+            object_type=operation.object_type,
+            columns=operation.columns,
+        ),
+    )

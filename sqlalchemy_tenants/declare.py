@@ -1,0 +1,367 @@
+"""Declaring: which tables belong to tenants, and which all tenants share.
+
+The marks live in ``MetaData.info``, not in ``Table.info``, which Alembic prints into
+migrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar, overload
+
+from sqlalchemy import (
+    Column,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    UniqueConstraint,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from .policies import (
+    TENANT_PRIVILEGES,
+    Policy,
+    current_tenant_sql,
+    tenant_policies,
+)
+from .tenancy import Tenancy
+
+_INFO_KEY = "sqlalchemy_tenants"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TenantTable:
+    """The mark of a table whose rows belong to tenants.
+
+    :param column: name of the tenant column in the database.
+    :param cast: what makes the tenant's text comparable with it, ``""`` or as in
+        ``"::integer"``.
+    :param extra: the user's own policies.
+    """
+
+    column: str
+    cast: str
+    extra: tuple[Policy, ...] = ()
+
+    #: Privileges of the group roles.
+    privileges = TENANT_PRIVILEGES
+
+    def policies(self, tenancy: Tenancy) -> tuple[Policy, ...]:
+        """Return every policy of the table, with roles filled in."""
+        own = (
+            Policy(
+                policy.name,
+                using=policy.using,
+                with_check=policy.with_check,
+                command=policy.command,
+                permissive=policy.permissive,
+                roles=policy.roles or (tenancy.tenants_role,),
+            )
+            for policy in self.extra
+        )
+        return (*tenant_policies(self.column, self.cast, tenancy), *own)
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """The mark of a table without tenants that tenant sessions may use."""
+
+    privileges: tuple[str, ...]
+
+
+Mark: TypeAlias = TenantTable | SharedTable
+
+
+def marks(metadata: MetaData) -> Iterator[tuple[Table, Mark]]:
+    """Yield each marked table of ``metadata`` with its mark."""
+    for key, mark in metadata.info.get(_INFO_KEY, {}).items():
+        # a table may have been removed from its collection since
+        if key in metadata.tables:
+            yield metadata.tables[key], mark
+
+
+def mark_of(table: Table) -> Mark | None:
+    """Return the mark of a table, or ``None``."""
+    found: Mark | None = table.metadata.info.get(_INFO_KEY, {}).get(table.key)
+    return found
+
+
+@overload
+def with_rls(
+    model_or_table: _T,
+    *,
+    tenant_column: str = ...,
+    index: bool = ...,
+    policies: Iterable[Policy] = ...,
+) -> _T: ...
+@overload
+def with_rls(
+    model_or_table: None = None,
+    *,
+    tenant_column: str = ...,
+    index: bool = ...,
+    policies: Iterable[Policy] = ...,
+) -> Callable[[_T], _T]: ...
+def with_rls(
+    model_or_table: Any = None,
+    *,
+    tenant_column: str = "tenant",
+    index: bool = True,
+    policies: Iterable[Policy] = (),
+) -> Any:
+    """Mark a mapped class or a :class:`~sqlalchemy.schema.Table`: its rows belong to
+    tenants.
+
+    ``alembic revision --autogenerate`` then writes what the database needs: row-level
+    security, three policies, and privileges of the group roles.
+
+    :param model_or_table: a mapped class, as decorator, or a table. The table of the
+        class itself is marked; under joined inheritance each table needs a mark.
+    :param tenant_column: name of the column that holds the tenant, of type str, int
+        or UUID.
+    :param index: add an index on that column unless an index, a unique constraint or
+        the primary key begins with it.
+    :param policies: policies on top of the tenant ones.
+    :raises TypeError: for a class that is not mapped, or a table without such a
+        column, or with one of another type.
+    :raises ValueError: two policies have the same name.
+    """
+    if model_or_table is None:
+
+        def decorate(target: _T) -> _T:
+            return with_rls(
+                target, tenant_column=tenant_column, index=index, policies=policies
+            )
+
+        return decorate
+
+    table = _table_of(model_or_table, "with_rls")
+    column = _tenant_column(table, tenant_column, model_or_table)
+    mark = TenantTable(
+        column.name, _cast(column, table, tenant_column), tuple(policies)
+    )
+    names = [policy.name for policy in mark.policies(Tenancy.of(table.metadata))]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"table {table.fullname!r} has two policies {name!r}")
+    _set_mark(table, mark)
+    if index and not _has_index(table, column):
+        Index(None, column)
+    if not isinstance(model_or_table, Table):
+        _require_marks_of_joined_subclasses(model_or_table)
+    return model_or_table
+
+
+@overload
+def shared_table(model_or_table: _T, *, privileges: Iterable[str] = ...) -> _T: ...
+@overload
+def shared_table(
+    model_or_table: None = None, *, privileges: Iterable[str] = ...
+) -> Callable[[_T], _T]: ...
+def shared_table(
+    model_or_table: Any = None, *, privileges: Iterable[str] = ("SELECT",)
+) -> Any:
+    """Mark a table without tenants that every tenant session may use.
+
+    It gets privileges of the group roles and no row-level security: each tenant sees
+    all of its rows, and with ``INSERT``, ``UPDATE`` or ``DELETE`` changes them for
+    all others.
+
+    :param model_or_table: a mapped class, as decorator, or a table.
+    :param privileges: of ``SELECT``, ``INSERT``, ``UPDATE`` and ``DELETE``.
+    :raises TypeError: for a class that is not mapped.
+    :raises ValueError: for another privilege, or none.
+    """
+    if model_or_table is None:
+
+        def decorate(target: _T) -> _T:
+            return shared_table(target, privileges=privileges)
+
+        return decorate
+
+    table = _table_of(model_or_table, "shared_table")
+    wanted = {privilege.upper() for privilege in privileges}
+    if not wanted or wanted - set(TENANT_PRIVILEGES):
+        raise ValueError(
+            f"table {table.fullname!r}: privileges of a shared table are some of "
+            f"{', '.join(TENANT_PRIVILEGES)}, not {sorted(wanted)}"
+        )
+    _set_mark(table, SharedTable(tuple(p for p in TENANT_PRIVILEGES if p in wanted)))
+    return model_or_table
+
+
+def tenant_column(
+    type_: TypeEngine[Any] | type[TypeEngine[Any]] | None = None,
+    *,
+    tenancy: Tenancy | None = None,
+    **kw: Any,
+) -> MappedColumn[Any]:
+    """Return a mapped column that defaults to the tenant of the session.
+
+    For a tenant column of another type or name than :class:`TenantMixin` has::
+
+        class Order(Base):
+            account: Mapped[int] = tenant_column(Integer)
+
+    :param type_: column type, ``String`` unless given.
+    :param tenancy: configuration, where the schema is not ``tenancy``.
+    :param kw: further arguments of :func:`sqlalchemy.orm.mapped_column`.
+    """
+    type_ = String() if type_ is None else sqltypes.to_instance(type_)
+    default = current_tenant_sql(tenancy or Tenancy(), cast_for(type_) or "")
+    kw.setdefault("nullable", False)
+    kw.setdefault("index", True)
+    return mapped_column(type_, server_default=text(default), **kw)
+
+
+class TenantMixin:
+    """Declares the column ``tenant``: NOT NULL, indexed, and by default the tenant of
+    the session, so that rows get their tenant by themselves.
+
+    The column is text. For another type declare it with :func:`tenant_column`. The
+    class needs :func:`with_rls` all the same.
+    """
+
+    @declared_attr
+    def tenant(cls) -> Mapped[str]:
+        tenancy = Tenancy.of(cls.metadata)  # type: ignore[attr-defined]
+        return tenant_column(tenancy=tenancy, sort_order=-1)
+
+
+def cast_for(type_: TypeEngine[Any]) -> str | None:
+    """Return the cast from text to a tenant column's type, ``""`` for none needed.
+
+    :return: ``None`` for a type that cannot hold a tenant.
+    """
+    if isinstance(type_, TypeDecorator):
+        type_ = type_.impl_instance
+    # CHAR pads with spaces, CITEXT folds case, an enum is no text: tenants that
+    # differ could compare equal, or nothing could be compared
+    if isinstance(type_, sqltypes.CHAR | sqltypes.Enum | postgresql.CITEXT):
+        return None
+    if isinstance(type_, sqltypes.String):
+        return ""
+    if isinstance(type_, sqltypes.SmallInteger):
+        return "::smallint"
+    if isinstance(type_, sqltypes.BigInteger):
+        return "::bigint"
+    if isinstance(type_, sqltypes.Integer):
+        return "::integer"
+    if isinstance(type_, sqltypes.Uuid):
+        # otherwise the column is CHAR(32)
+        return "::uuid" if type_.native_uuid else None
+    return None
+
+
+def _table_of(target: Any, caller: str) -> Table:
+    if isinstance(target, Table):
+        return target
+    mapper = inspect(target, raiseerr=False)
+    if not isinstance(mapper, Mapper):
+        if isinstance(target, type) and target.__dict__.get("__abstract__"):
+            raise TypeError(
+                f"{target.__name__} is abstract and has no table; put @{caller} on "
+                f"each class that has one"
+            )
+        what = target.__name__ if isinstance(target, type) else repr(target)
+        raise TypeError(
+            f"{caller} takes a mapped class or a Table, and {what} is neither; if it "
+            f"is a model, put @{caller} above the class and let the class inherit "
+            f"from the declarative base"
+        )
+    table = mapper.local_table
+    if not isinstance(table, Table):
+        raise TypeError(
+            f"{target.__name__} is mapped to {type(table).__name__}, not to a table; "
+            f"mark the tables that it reads"
+        )
+    return table
+
+
+def _tenant_column(table: Table, name: str, target: Any) -> Column[Any]:
+    column = table.c.get(name)
+    if column is not None:
+        return column
+    mapper = inspect(target, raiseerr=False)
+    if isinstance(mapper, Mapper) and name in mapper.attrs:
+        parent = mapper.inherits
+        if parent is not None and parent.local_table is not table:
+            raise TypeError(
+                f"{target.__name__} inherits column {name!r} from "
+                f"{parent.class_.__name__}, but its own table {table.fullname!r} has "
+                f"none, and policies look at one table only; declare a tenant column "
+                f"on {target.__name__}, too, and carry it in the foreign key"
+            )
+        columns = getattr(mapper.attrs[name], "columns", ())
+        hint = f"; the attribute's column is {columns[0].name!r}" if columns else ""
+    else:
+        hint = ""
+    raise TypeError(
+        f"table {table.fullname!r} has no tenant column {name!r}{hint}: declare it, "
+        f"or name another one with tenant_column=..."
+    )
+
+
+def _cast(column: Column[Any], table: Table, name: str) -> str:
+    cast = cast_for(column.type)
+    if cast is None:
+        raise TypeError(
+            f"column {name!r} of table {table.fullname!r} has type {column.type!r}; a "
+            f"tenant column is VARCHAR or TEXT, SMALLINT, INTEGER or BIGINT, or a "
+            f"native UUID"
+        )
+    return cast
+
+
+def _set_mark(table: Table, mark: Mark) -> None:
+    known = table.metadata.info.setdefault(_INFO_KEY, {})
+    if isinstance(known.get(table.key, mark), type(mark)):
+        known[table.key] = mark
+    else:
+        raise TypeError(
+            f"table {table.fullname!r} is marked with with_rls and with shared_table; "
+            f"choose one"
+        )
+
+
+def _has_index(table: Table, column: Column[Any]) -> bool:
+    """Whether an index without condition begins with ``column``."""
+    led: list[Sequence[Any]] = [
+        constraint.columns.values()
+        for constraint in table.constraints
+        if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint)
+    ]
+    led += [
+        list(index.expressions)
+        for index in table.indexes
+        if index.dialect_options["postgresql"]["where"] is None
+    ]
+    return any(columns and columns[0] is column for columns in led)
+
+
+def _require_marks_of_joined_subclasses(model: type[Any]) -> None:
+    """Refuse a subclass whose own table was forgotten, once its mapper is configured.
+
+    Such a table has neither policies nor privileges: no tenant session could use it.
+    """
+
+    @event.listens_for(model, "mapper_configured", propagate=True)
+    def configured(mapper: Mapper[Any], class_: type[Any]) -> None:
+        table = mapper.local_table
+        if isinstance(table, Table) and mark_of(table) is None:
+            raise TypeError(
+                f"{class_.__name__} inherits from {model.__name__}, whose rows belong "
+                f"to tenants, but its own table {table.fullname!r} has no mark; "
+                f"declare a tenant column on {class_.__name__} and put @with_rls on it"
+            )

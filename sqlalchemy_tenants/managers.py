@@ -1,0 +1,368 @@
+"""The manager: opens sessions and connections of one tenant, and keeps tenants."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
+from sqlalchemy.exc import DBAPIError
+
+from . import tenants
+from .check import Finding, require_no_errors, run_checks
+from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
+from .scope import Scope, enter_scope, explain, tenant_scope
+from .session import AdminSession, ScopedSession, TenantSession
+from .tenancy import Isolation, Tenancy, TenantId
+
+_log = logging.getLogger("sqlalchemy_tenants")
+
+
+class DBManager(ABC):
+    """What a manager of tenants offers, whatever the database."""
+
+    @abstractmethod
+    def new_session(
+        self, tenant: TenantId, *, create_if_missing: bool = True
+    ) -> AbstractContextManager[TenantSession]:
+        """Open a session of one tenant."""
+
+    @abstractmethod
+    def new_tenant_session(
+        self, tenant: TenantId, *, create_if_missing: bool = True
+    ) -> AbstractContextManager[TenantSession]:
+        """The same as :meth:`new_session`."""
+
+    @abstractmethod
+    def admin_session(
+        self, tenant: TenantId | None = None
+    ) -> AbstractContextManager[AdminSession]:
+        """Open a session across tenants, or narrowed to one."""
+
+    @abstractmethod
+    def connect(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+        """Open a Core connection of one tenant."""
+
+    @abstractmethod
+    def begin(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+        """Open a Core connection of one tenant, in a transaction that is committed."""
+
+    @abstractmethod
+    def create_tenant(self, tenant: TenantId) -> None:
+        """Create a tenant."""
+
+    @abstractmethod
+    def delete_tenant(self, tenant: TenantId) -> None:
+        """Delete a tenant, never its rows."""
+
+    @abstractmethod
+    def list_tenants(self) -> list[str]:
+        """Return all tenants."""
+
+    @abstractmethod
+    def check(self, *, strict: bool = False) -> list[Finding]:
+        """Report what makes the isolation void."""
+
+
+class PostgresManager(DBManager):
+    """Sessions and connections of tenants that share a PostgreSQL database.
+
+    Safe to share between threads, as an engine is. See :meth:`from_engine`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        schema: str | None,
+        isolation: Isolation,
+        admin_engine: Engine,
+        metadata: MetaData | None,
+        tenancy: Tenancy,
+    ) -> None:
+        self._engine = engine
+        self._schema = schema
+        self._isolation: Isolation = isolation
+        self._admin_engine = admin_engine
+        self._metadata = metadata
+        self._tenancy = tenancy
+        self._login_name: str | None = None
+
+    @classmethod
+    def from_engine(
+        cls,
+        engine: Engine,
+        schema: str | None = None,
+        *,
+        isolation: Isolation = "role",
+        admin_engine: Engine | None = None,
+        metadata: MetaData | None = None,
+        tenancy: Tenancy | None = None,
+    ) -> Self:
+        """Return a manager.
+
+        :param engine: the application's engine. Its login should have no rights but
+            to act as tenants: NOINHERIT, no tables, no membership in the admin role.
+        :param schema: schema of the application's tables, the only one on the search
+            path of its sessions; ``None`` keeps the login's search path.
+        :param isolation: ``"role"``: a database role per tenant. ``"shared"``: one
+            role, and the tenant in a setting.
+        :param admin_engine: engine of a login that creates tenants and acts as the
+            admin role; ``engine`` unless given, which suits development.
+        :param metadata: the models, for :meth:`check` and for their configuration.
+        :param tenancy: names of roles and setting, unless ``metadata`` has them.
+        :raises ScopeError: for an engine of another database than PostgreSQL.
+        """
+        if isolation not in ("role", "shared"):
+            raise ValueError(f'isolation is "role" or "shared", not {isolation!r}')
+        if schema is not None and not schema:
+            raise ValueError("schema is the name of a schema or None, not empty")
+        if admin_engine is None:
+            admin_engine = engine
+        for each in (engine, admin_engine):
+            if each.dialect.name != "postgresql":
+                raise ScopeError(
+                    f"tenants need PostgreSQL; this engine's dialect is "
+                    f"{each.dialect.name!r}"
+                )
+        if tenancy is None:
+            tenancy = Tenancy() if metadata is None else Tenancy.of(metadata)
+        return cls(
+            engine,
+            schema=schema,
+            isolation=isolation,
+            admin_engine=admin_engine,
+            metadata=metadata,
+            tenancy=tenancy,
+        )
+
+    @contextmanager
+    def new_session(
+        self, tenant: TenantId, *, create_if_missing: bool = True
+    ) -> Iterator[TenantSession]:
+        """Open a session that sees one tenant's rows, in every transaction of it.
+
+        It begins its first transaction at once. Leaving the block closes it and rolls
+        back what was not committed.
+
+        :param create_if_missing: create the tenant where it does not exist.
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: the login may not act as the tenant.
+        """
+        with TenantSession(self._engine, **self.tenant_kw(tenant)) as session:
+            self.start_session(session, create_if_missing=create_if_missing)
+            yield session
+
+    def new_tenant_session(
+        self, tenant: TenantId, *, create_if_missing: bool = True
+    ) -> AbstractContextManager[TenantSession]:
+        """The same as :meth:`new_session`."""
+        return self.new_session(tenant, create_if_missing=create_if_missing)
+
+    @contextmanager
+    def admin_session(self, tenant: TenantId | None = None) -> Iterator[AdminSession]:
+        """Open a session across tenants, or narrowed to one.
+
+        It runs on ``admin_engine``, as the admin role.
+
+        :param tenant: ``None`` for the rows of all tenants.
+        :raises InvalidTenant: for what cannot identify a tenant; an empty string is
+            not "all".
+        :raises ScopeError: the login may not act as the admin role.
+        """
+        with AdminSession(self._admin_engine, **self.admin_kw(tenant)) as session:
+            self.start_session(session)
+            yield session
+
+    @contextmanager
+    def connect(self, tenant: TenantId) -> Iterator[Connection]:
+        """Open a Core connection that sees one tenant's rows, in every transaction.
+
+        It begins its first transaction at once.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: the login may not act as the tenant.
+        """
+        scope = self.tenant_scope(tenant)
+        with self._engine.connect() as connection:
+            self.start_connection(connection, scope)
+            yield connection
+
+    @contextmanager
+    def begin(self, tenant: TenantId) -> Iterator[Connection]:
+        """Open a Core connection as :meth:`connect` does, and commit at the end.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: the login may not act as the tenant.
+        """
+        scope = self.tenant_scope(tenant)
+        with (
+            self._engine.connect() as connection,
+            self.start_connection(connection, scope),
+        ):
+            yield connection
+
+    def create_tenant(self, tenant: TenantId) -> None:
+        """Create a tenant: ``CREATE ROLE "tenant_acme" NOLOGIN IN ROLE tenants``, and
+        let the application's login act as it.
+
+        Under ``isolation="shared"`` there is nothing to create, and the tenant is only
+        checked: the database keeps rows of tenants but no tenants.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantAlreadyExists: the tenant exists.
+        :raises ScopeError: the admin engine's login may not create roles.
+        """
+        if self._keeps("create_tenant", tenant):
+            login = self._login()
+            with self._admin_engine.begin() as connection:
+                tenants.create_tenant(connection, tenant, self._tenancy, login)
+
+    def delete_tenant(self, tenant: TenantId) -> None:
+        """Delete a tenant: ``DROP ROLE``. Its rows stay.
+
+        Under ``isolation="shared"`` there is nothing to delete.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: the role owns something, or may not be dropped.
+        """
+        if self._keeps("delete_tenant", tenant):
+            with self._admin_engine.begin() as connection:
+                tenants.delete_tenant(connection, tenant, self._tenancy)
+
+    def list_tenants(self) -> list[str]:
+        """Return all tenants in the order of their names, in their text form.
+
+        :raises ScopeError: under ``isolation="shared"``, where only the application
+            knows its tenants.
+        """
+        if self._isolation == "shared":
+            raise ScopeError(
+                "under isolation='shared' the database keeps no tenants, only their "
+                "rows; keep a table of tenants in the application and read that"
+            )
+        with self._engine.connect() as connection:
+            return tenants.list_tenants(connection, self._tenancy)
+
+    def check(self, *, strict: bool = False) -> list[Finding]:
+        """Report what makes the isolation void, as the application's login sees it.
+
+        :param strict: raise if there is a finding of severity ``"error"``.
+        :raises ScopeError: under ``strict``, with all findings in the message.
+        """
+        with self._engine.connect() as connection:
+            findings = run_checks(
+                connection, self._tenancy, self._metadata, self._isolation
+            )
+        if strict:
+            require_no_errors(findings)
+        return findings
+
+    # The rest is not for applications; the async manager calls it, too.
+
+    def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
+        """Return the arguments of a :class:`TenantSession`."""
+        return {
+            "tenant": tenant,
+            "isolation": self._isolation,
+            "schema": self._schema,
+            "tenancy": self._tenancy,
+        }
+
+    def admin_kw(self, tenant: TenantId | None) -> dict[str, Any]:
+        """Return the arguments of an :class:`AdminSession`."""
+        return {"tenant": tenant, "schema": self._schema, "tenancy": self._tenancy}
+
+    def tenant_scope(self, tenant: TenantId) -> Scope:
+        """Return the scope of a tenant."""
+        return tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
+
+    def start_session(
+        self, session: ScopedSession, *, create_if_missing: bool = False
+    ) -> None:
+        """Begin the first transaction of a session, creating its tenant if need be."""
+        tenant = session.scope.tenant
+        try:
+            session.connection()
+            return
+        except DBAPIError as error:
+            session.rollback()
+            refused = explain(error, session.scope, self._login_name)
+            if refused is None:
+                raise
+            if not create_if_missing or self._isolation == "shared" or tenant is None:
+                raise refused from error
+        self._create_missing(tenant, refused)
+        try:
+            session.connection()
+        except DBAPIError as error:  # deleted meanwhile
+            session.rollback()
+            raise explain(error, session.scope, self._login_name) or error from error
+
+    def start_connection(self, connection: Connection, scope: Scope) -> RootTransaction:
+        """Confine a connection to ``scope``, and begin its first transaction."""
+        confine(connection, scope)
+        try:
+            return connection.begin()
+        except DBAPIError as error:
+            raise explain(error, scope, self._login_name) or error from error
+
+    def _create_missing(
+        self, tenant: TenantId, refused: TenantNotFound | ScopeError
+    ) -> None:
+        """Create a tenant that was missed, whoever else does so at the same time."""
+        if isinstance(refused, TenantNotFound):
+            try:
+                self.create_tenant(tenant)
+                return
+            except TenantAlreadyExists:
+                pass
+        login = self._login()
+        with self._admin_engine.begin() as connection:
+            tenants.admit_login(connection, tenant, self._tenancy, login)
+
+    def _keeps(self, operation: str, tenant: TenantId) -> bool:
+        """Whether the database keeps tenants; a tenant that is none is refused."""
+        self.tenant_scope(tenant)
+        if self._isolation == "shared":
+            _log.info(
+                "%s(%r): nothing to do, under isolation='shared' the database keeps "
+                "rows of tenants but no tenants; the application's own table does",
+                operation,
+                tenant,
+            )
+        return self._isolation == "role"
+
+    def _login(self) -> str:
+        """Return the login of the application's engine, asked once."""
+        if self._login_name is None:
+            with self._engine.connect() as connection:
+                self._login_name = tenants.session_login(connection)
+        return self._login_name
+
+
+def confine(connection: Connection, scope: Scope) -> None:
+    """Enter ``scope`` at each BEGIN of ``connection``, from now on.
+
+    An error in the hook leaves the connection without a transaction, so the next
+    statement comes here again: there is no way around it.
+    """
+
+    @event.listens_for(connection, "begin")
+    def begin(connection: Connection) -> None:
+        enter_scope(connection, scope)
+
+    @event.listens_for(connection, "begin_twophase")
+    def begin_twophase(connection: Connection, xid: Any) -> None:
+        raise ScopeError(
+            "two-phase transactions cannot be confined to a tenant: COMMIT PREPARED "
+            "runs as another role than the one that prepared it",
+            tenant=scope.tenant,
+        )

@@ -1,0 +1,186 @@
+"""Policies: the user's own, and the three that keep tenants apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects import postgresql
+
+from .tenancy import FUNCTION_NAME, MAX_IDENTIFIER_BYTES, Tenancy
+
+Command: TypeAlias = Literal["ALL", "SELECT", "INSERT", "UPDATE", "DELETE"]
+
+COMMANDS: tuple[Command, ...] = ("ALL", "SELECT", "INSERT", "UPDATE", "DELETE")
+
+#: Privileges of the group roles on a table of tenants.
+TENANT_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+ISOLATION_POLICY = "tenant_isolation"
+FLOOR_POLICY = "tenant_floor"
+ADMIN_POLICY = "tenants_admin"
+
+# A dialect of its own to print expressions as plain SQL: "named" leaves percent
+# signs alone, whereas the drivers' own styles double them.
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A row-level security policy, as ``CREATE POLICY`` spells it.
+
+    :param name: name of the policy, unique on its table.
+    :param using: condition for rows that are read, updated or deleted, as SQL text
+        or SQLAlchemy expression; ``None`` for no such condition.
+    :param with_check: condition for rows that are written; ``None`` applies
+        ``using``, as PostgreSQL does.
+    :param command: ``"ALL"``, ``"SELECT"``, ``"INSERT"``, ``"UPDATE"`` or
+        ``"DELETE"``.
+    :param permissive: ``False`` for a restrictive policy, which narrows.
+    :param roles: roles that the policy applies to; ``None`` is the group role of
+        all tenants. ``("public",)`` is everyone.
+    :raises ValueError: for a definition that PostgreSQL would refuse.
+
+    .. seealso:: https://www.postgresql.org/docs/current/sql-createpolicy.html
+    """
+
+    name: str
+    using: str | None = None
+    with_check: str | None = None
+    command: Command = "ALL"
+    permissive: bool = True
+    roles: tuple[str, ...] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        using: str | ColumnElement[bool] | None = None,
+        with_check: str | ColumnElement[bool] | None = None,
+        command: str = "ALL",
+        permissive: bool = True,
+        roles: str | Sequence[str] | None = None,
+    ) -> None:
+        if not name or len(name.encode()) > MAX_IDENTIFIER_BYTES:
+            raise ValueError(
+                f"policy {name!r}: a name has 1 to {MAX_IDENTIFIER_BYTES} bytes"
+            )
+        command = command.upper()
+        if command not in COMMANDS:
+            raise ValueError(
+                f"policy {name!r}: command {command!r} is none of {', '.join(COMMANDS)}"
+            )
+        if using is not None and command == "INSERT":
+            raise ValueError(f"policy {name!r}: INSERT takes with_check, not using")
+        if with_check is not None and command in ("SELECT", "DELETE"):
+            raise ValueError(f"policy {name!r}: {command} takes using, not with_check")
+        if isinstance(roles, str):
+            roles = (roles,)
+        if roles is not None and not roles:
+            raise ValueError(f"policy {name!r}: roles is empty")
+        values = {
+            "name": name,
+            "using": expression_text(using),
+            "with_check": expression_text(with_check),
+            "command": command,
+            "permissive": permissive,
+            "roles": None if roles is None else role_set(roles),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+
+def role_set(roles: Iterable[str]) -> tuple[str, ...]:
+    """Return roles as PostgreSQL keeps them: a set, with PUBLIC as ``public``."""
+    return tuple(
+        sorted({"public" if role.upper() == "PUBLIC" else role for role in roles})
+    )
+
+
+def expression_text(expression: str | ColumnElement[bool] | None) -> str | None:
+    """Return an expression as SQL text with its values inline."""
+    if expression is None or isinstance(expression, str):
+        return expression
+    return str(
+        expression.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})
+    )
+
+
+def quote_name(name: str) -> str:
+    """Return a name as PostgreSQL reads it, quoted where it must be."""
+    return _DIALECT.identifier_preparer.quote(name)
+
+
+def quote_qualified(schema: str | None, name: str) -> str:
+    """Return a name with its schema, each quoted where it must be."""
+    prefix = "" if schema is None else quote_name(schema) + "."
+    return prefix + quote_name(name)
+
+
+def quote_literal(value: str) -> str:
+    """Return a string constant, read the same way whatever
+    ``standard_conforming_strings`` says."""
+    text = value.replace("'", "''")
+    if "\\" in text:
+        return " E'" + text.replace("\\", "\\\\") + "'"
+    return f"'{text}'"
+
+
+def current_tenant_sql(tenancy: Tenancy, cast: str = "") -> str:
+    """Return the call that yields the tenant of the transaction.
+
+    :param cast: ``""`` for text, otherwise as in ``"::integer"``.
+    """
+    return quote_qualified(tenancy.schema, FUNCTION_NAME) + "()" + cast
+
+
+def tenant_policies(
+    column: str, cast: str, tenancy: Tenancy
+) -> tuple[Policy, Policy, Policy]:
+    """Return the policies that confine a table's rows to their tenant.
+
+    The function is called in a subselect, so that PostgreSQL evaluates it once for
+    a query and not once for each row.
+
+    :param column: name of the tenant column.
+    :param cast: see :func:`current_tenant_sql`.
+    """
+    own = f"{quote_name(column)} = (SELECT {current_tenant_sql(tenancy, cast)})"
+    every = f"(SELECT {current_tenant_sql(tenancy)}) IS NULL OR {own}"
+    return (
+        Policy(ISOLATION_POLICY, using=own, with_check=own, roles=tenancy.tenants_role),
+        # restrictive: no permissive policy that is added later opens the table
+        Policy(
+            FLOOR_POLICY,
+            using=own,
+            with_check=own,
+            permissive=False,
+            roles=tenancy.tenants_role,
+        ),
+        Policy(ADMIN_POLICY, using=every, with_check=every, roles=tenancy.admin_role),
+    )
+
+
+def deparsed(expression: str, column: str, cast: str) -> frozenset[str]:
+    """Return how PostgreSQL prints an expression of :func:`tenant_policies`.
+
+    The same on 15 to 18. There are two spellings, because a VARCHAR column is compared
+    as text.
+
+    :param column: name of the tenant column.
+    :param cast: see :func:`current_tenant_sql`.
+    """
+    name = quote_name(column)
+    own, every = f"{name} = (SELECT ", " IS NULL OR "
+    call = expression[expression.index(own) + len(own) : -1]
+    call = call.removesuffix(cast) if cast else call
+    result = []
+    for left in (name, f"({name})::text"):
+        right = f"({call}){cast}" if cast else call
+        text = f"({left} = ( SELECT {right} AS {FUNCTION_NAME}))"
+        if every in expression:
+            text = f"((( SELECT {call} AS {FUNCTION_NAME}) IS NULL) OR {text})"
+        result.append(text)
+    return frozenset(result)

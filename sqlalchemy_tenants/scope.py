@@ -1,0 +1,191 @@
+"""Scope: what confines one transaction to one tenant.
+
+The scope belongs to the transaction. Every statement here is ``SET LOCAL``, so commit
+and rollback end it, and a pooled connection never carries it on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import DBAPIError
+
+from .exceptions import ScopeError, TenantNotFound
+from .policies import quote_literal, quote_name
+from .tenancy import Isolation, Tenancy, TenantId, tenant_text
+
+# SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
+INVALID_PARAMETER_VALUE = "22023"  # SET ROLE: the role does not exist
+INSUFFICIENT_PRIVILEGE = "42501"  # SET ROLE: the login is no member
+DUPLICATE_OBJECT = "42710"
+UNIQUE_VIOLATION = "23505"
+UNDEFINED_OBJECT = "42704"
+DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
+
+# Key of Connection.info, which lives as long as the driver's connection.
+_SEARCH_PATH_KEY = "sqlalchemy_tenants.search_path"
+
+_NAMES = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"\s]*))\s*(?:,|$)')
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A role to act as, with the tenant in a setting where the role is not its own.
+
+    :param role: database role.
+    :param setting: name and value of the custom parameter, or ``None``.
+    :param schema: the only schema on the search path; ``None`` keeps the login's path.
+    :param tenant: the tenant as the caller gave it, for error messages.
+    """
+
+    role: str
+    setting: tuple[str, str] | None
+    schema: str | None
+    tenant: TenantId | None
+
+    def statements(self, search_path: str | None = None) -> list[str]:
+        """Return the statements that enter this scope.
+
+        The search path ends in ``pg_temp``: where it is not named, it comes first, and
+        one tenant's temporary table would shadow the table of the next tenant on the
+        same pooled connection.
+
+        :param search_path: the login's path, needed where ``schema`` is ``None``.
+        """
+        statements = [f"SET LOCAL ROLE {_quote(self.role)}"]
+        if self.setting is not None:
+            name, value = self.setting
+            statements.append(f"SET LOCAL {name} = {quote_literal(value)}")
+        path = search_path if self.schema is None else f"{_quote(self.schema)}, pg_temp"
+        statements.append(f"SET LOCAL search_path = {path}")
+        return statements
+
+
+def tenant_scope(
+    tenant: TenantId, isolation: Isolation, tenancy: Tenancy, schema: str | None
+) -> Scope:
+    """Return the scope of one tenant.
+
+    :raises InvalidTenant: for what cannot identify a tenant.
+    """
+    if isolation == "role":
+        return Scope(tenancy.role_for(tenant), None, schema, tenant)
+    if isolation == "shared":
+        setting = (tenancy.setting, tenant_text(tenant))
+        return Scope(tenancy.shared_role, setting, schema, tenant)
+    raise ValueError(f'isolation is "role" or "shared", not {isolation!r}')
+
+
+def admin_scope(tenant: TenantId | None, tenancy: Tenancy, schema: str | None) -> Scope:
+    """Return the scope across tenants, or narrowed to one.
+
+    :raises InvalidTenant: for what cannot identify a tenant, the empty string
+        included: it must not mean "all".
+    """
+    # set even where it is empty: the login may come with a value of its own
+    value = "" if tenant is None else tenant_text(tenant)
+    setting = (tenancy.setting, value)
+    return Scope(tenancy.admin_role, setting, schema, tenant)
+
+
+def enter_scope(connection: Connection, scope: Scope) -> None:
+    """Confine the transaction that ``connection`` is in.
+
+    :raises ScopeError: the connection is in autocommit mode, or not on PostgreSQL.
+    :raises sqlalchemy.exc.DBAPIError: the database refused, for instance SQLSTATE
+        22023 for a role that does not exist.
+    """
+    _require_transaction(connection, scope)
+    path = None
+    if scope.schema is None:
+        path = _login_search_path(connection)
+    for statement in scope.statements(path):
+        _execute(connection, statement)
+
+
+def explain(
+    error: DBAPIError, scope: Scope, login: str | None = None
+) -> TenantNotFound | ScopeError | None:
+    """Return what a refused scope means to the caller, ``None`` for another error."""
+    state = sqlstate(error)
+    if state == INVALID_PARAMETER_VALUE:
+        if scope.setting is None:
+            return TenantNotFound(
+                f"tenant {scope.tenant!r} has no role {scope.role!r}; create it with "
+                f"create_tenant({scope.tenant!r})",
+                tenant=scope.tenant,
+            )
+        return ScopeError(
+            f"role {scope.role!r} does not exist; run the migrations "
+            f"(alembic upgrade head) first",
+            tenant=scope.tenant,
+        )
+    if state == INSUFFICIENT_PRIVILEGE:
+        who = "the login" if login is None else f"login {login!r}"
+        return ScopeError(
+            f"{who} may not act as {scope.role!r}; let a role that administers it run: "
+            f"GRANT {quote_name(scope.role)} TO {quote_name(login or 'the_login')} "
+            f"WITH INHERIT FALSE, SET TRUE (on PostgreSQL 15 without WITH, to a "
+            f"NOINHERIT login)",
+            tenant=scope.tenant,
+        )
+    return None
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """Return the SQLSTATE of a database error, of psycopg and asyncpg alike."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _require_transaction(connection: Connection, scope: Scope) -> None:
+    if connection.dialect.name != "postgresql":
+        raise ScopeError(
+            f"tenants need PostgreSQL; this connection's dialect is "
+            f"{connection.dialect.name!r}",
+            tenant=scope.tenant,
+        )
+    # the driver's own flag covers engine, connection and execution options alike
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise ScopeError(
+            "the connection is in AUTOCOMMIT mode, where no statement after SET LOCAL "
+            "would be confined to the tenant; use an engine or connection with another "
+            "isolation level",
+            tenant=scope.tenant,
+        )
+
+
+def _login_search_path(connection: Connection) -> str:
+    """Return the login's search path with ``pg_temp`` last, asked once a connection."""
+    path: str | None = connection.info.get(_SEARCH_PATH_KEY)
+    if path is None:
+        # SHOW, not a SELECT: that would take a snapshot, and then the transaction's
+        # isolation level could no longer be set
+        shown = _execute(connection, "SHOW search_path").scalar_one()
+        names = [name for name in _split_names(shown) if name != "pg_temp"]
+        path = ", ".join(map(_quote, [*names, "pg_temp"]))
+        connection.info[_SEARCH_PATH_KEY] = path
+    return path
+
+
+def _split_names(text: str) -> list[str]:
+    """Split a list of identifiers as ``SHOW search_path`` prints it."""
+    return [
+        quoted.replace('""', '"') if quoted else bare.lower()
+        for quoted, bare in _NAMES.findall(text)
+        if quoted or bare
+    ]
+
+
+def _execute(connection: Connection, statement: str) -> CursorResult[Any]:
+    # no_parameters: the text reaches the server as it is, percent signs included
+    return connection.exec_driver_sql(
+        statement, execution_options={"no_parameters": True}
+    )
+
+
+def _quote(name: str) -> str:
+    # always quoted: as a bare word, NONE would mean "no role"
+    return '"' + name.replace('"', '""') + '"'

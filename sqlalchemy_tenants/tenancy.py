@@ -1,0 +1,211 @@
+"""Configuration: the names that the database and the application agree on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import MetaData
+
+from .exceptions import InvalidTenant
+
+TenantId: TypeAlias = str | int | UUID
+"""What identifies a tenant; the database sees its text form."""
+
+Isolation: TypeAlias = Literal["role", "shared"]
+"""``"role"``: a database role per tenant. ``"shared"``: one role, and the tenant
+in a setting."""
+
+#: Bytes of a PostgreSQL identifier (``NAMEDATALEN - 1``); the server cuts longer
+#: names without an error, and two tenants would share a role.
+MAX_IDENTIFIER_BYTES = 63
+
+#: Name of the function, in the tenancy schema, that every policy asks.
+FUNCTION_NAME = "current_tenant"
+
+_INFO_KEY = "tenancy"
+# PostgreSQL's rule for a custom parameter: two or more simple names with dots
+# (src/backend/utils/misc/guc.c, valid_custom_variable_name).
+_SETTING = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenancy:
+    """Names of roles, schema and setting, and what is declared statically.
+
+    The defaults suit one database in a cluster. Roles belong to the cluster: give
+    each database of a cluster a prefix and group names of its own where its
+    tenants are not those of the other databases.
+
+    Stored per :class:`~sqlalchemy.schema.MetaData`, either
+    ``MetaData(info={"tenancy": Tenancy(...)})`` or :meth:`bind`.
+
+    :param role_prefix: the role of tenant ``acme`` is this prefix and ``acme``.
+    :param tenants_role: group role of all tenants. Policies name it and it holds
+        the privileges on tables; nobody acts as it.
+    :param shared_role: the role that ``isolation="shared"`` acts as.
+    :param admin_role: the role that an admin session acts as.
+    :param schema: schema of the function ``current_tenant()``.
+    :param setting: custom parameter that carries the tenant of the shared and of
+        the admin role.
+    :param force: whether tables get ``FORCE ROW LEVEL SECURITY``, which subjects
+        their owner to the policies, too.
+    :param tenants: the complete list of tenants, compared by autogenerate; ``None``
+        where tenants come and go at run time.
+    :param logins: application logins that may act as the tenants in ``tenants``.
+    :raises ValueError: for a name that PostgreSQL would refuse or cut, or for names
+        that collide.
+    """
+
+    role_prefix: str = "tenant_"
+    tenants_role: str = "tenants"
+    shared_role: str = "tenants_shared"
+    admin_role: str = "tenants_admin"
+    schema: str = "tenancy"
+    setting: str = "tenancy.tenant"
+    force: bool = True
+    tenants: Collection[TenantId] | None = None
+    logins: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        names = [*self.group_roles, self.role_prefix, self.schema]
+        for name in names:
+            if not name or "\0" in name:
+                raise ValueError(f"{name!r} is not a PostgreSQL name")
+            if len(name.encode()) > MAX_IDENTIFIER_BYTES:
+                raise ValueError(
+                    f"{name!r} has more than {MAX_IDENTIFIER_BYTES} bytes; "
+                    f"PostgreSQL would cut it"
+                )
+            if name.startswith("pg_"):
+                raise ValueError(f"{name!r}: PostgreSQL reserves the prefix 'pg_'")
+        if len(set(self.group_roles)) != len(self.group_roles):
+            raise ValueError(f"group roles need distinct names: {self.group_roles}")
+        for role in self.group_roles:
+            # the function would take such a role for a tenant
+            if role.startswith(self.role_prefix):
+                raise ValueError(
+                    f"role {role!r} begins with the prefix of tenant roles, "
+                    f"{self.role_prefix!r}; choose another name"
+                )
+        if not _SETTING.fullmatch(self.setting):
+            raise ValueError(
+                f"setting {self.setting!r} must be lower-case names joined by a dot, "
+                f"as in 'tenancy.tenant'"
+            )
+        if isinstance(self.logins, str) or isinstance(self.tenants, str):
+            raise ValueError("tenants and logins are collections, not a string")
+        # hashable and comparable whatever collection was given
+        object.__setattr__(self, "logins", tuple(self.logins))
+        if self.tenants is not None:
+            object.__setattr__(self, "tenants", tuple(self.tenants))
+            for tenant in self.tenants:
+                self.role_for(tenant)
+
+    @property
+    def group_roles(self) -> tuple[str, str, str]:
+        """The three group roles: tenants, shared, admin."""
+        return (self.tenants_role, self.shared_role, self.admin_role)
+
+    def role_for(self, tenant: TenantId) -> str:
+        """Return the name of a tenant's role.
+
+        Distinct tenants have distinct roles, because nothing is folded or cut.
+
+        :raises InvalidTenant: see :func:`tenant_text`; or the name would have more
+            than 63 bytes.
+        """
+        role = self.role_prefix + tenant_text(tenant)
+        size = len(role.encode())
+        if size > MAX_IDENTIFIER_BYTES:
+            limit = MAX_IDENTIFIER_BYTES - len(self.role_prefix.encode())
+            raise InvalidTenant(
+                f"tenant {tenant!r} has {size - len(self.role_prefix.encode())} bytes, "
+                f"but a tenant with a role of its own has at most {limit}: PostgreSQL "
+                f"cuts role names at {MAX_IDENTIFIER_BYTES} bytes. Use a shorter "
+                f'identifier, or isolation="shared", which has no limit',
+                tenant=tenant,
+            )
+        return role
+
+    def tenant_of(self, role: str) -> str:
+        """Return the tenant of a tenant role: the inverse of :meth:`role_for`."""
+        return role.removeprefix(self.role_prefix)
+
+    def bind(self, metadata: MetaData) -> MetaData:
+        """Make this the configuration of ``metadata``, and return that."""
+        metadata.info[_INFO_KEY] = self
+        return metadata
+
+    @classmethod
+    def of(cls, metadata: MetaData) -> Tenancy:
+        """Return the configuration of ``metadata``, or the default one.
+
+        :raises TypeError: ``metadata.info["tenancy"]`` is something else.
+        """
+        tenancy = metadata.info.get(_INFO_KEY)
+        if tenancy is None:
+            return _DEFAULT
+        if not isinstance(tenancy, cls):
+            raise TypeError(
+                f'MetaData.info["{_INFO_KEY}"] is a {type(tenancy).__name__}, '
+                f"not a Tenancy"
+            )
+        return tenancy
+
+    @classmethod
+    def is_bound(cls, metadata: MetaData) -> bool:
+        """Whether ``metadata`` was given a configuration explicitly."""
+        return _INFO_KEY in metadata.info
+
+    def non_defaults(self, *names: str) -> dict[str, Any]:
+        """Return those of the named fields whose values are not the defaults."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in names and getattr(self, field.name) != field.default
+        }
+
+
+_DEFAULT = Tenancy()
+
+
+def tenant_text(tenant: TenantId) -> str:
+    """Return the text that stands for a tenant in the database.
+
+    A string stands for itself, an ``int`` for its decimal digits, a ``UUID`` for
+    its canonical lower-case form.
+
+    :raises InvalidTenant: wrong type (``bool`` included), empty, with a NUL
+        character, or not encodable as UTF-8.
+    """
+    if isinstance(tenant, bool) or not isinstance(tenant, str | int | UUID):
+        raise InvalidTenant(
+            f"a tenant is a str, int or UUID, not {type(tenant).__name__}: {tenant!r}",
+            tenant=tenant,
+        )
+    # the unbound methods, because a (str, Enum) member prints as "Class.member"
+    if isinstance(tenant, str):
+        text = str.__str__(tenant)
+    elif isinstance(tenant, int):
+        text = int.__repr__(tenant)
+    else:
+        text = str(tenant)
+    if not text:
+        raise InvalidTenant("a tenant cannot be empty", tenant=tenant)
+    if "\0" in text:
+        raise InvalidTenant(
+            f"tenant {tenant!r} has a NUL character, which PostgreSQL cannot store",
+            tenant=tenant,
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTenant(
+            f"tenant {tenant!r} cannot be encoded as UTF-8: {error.reason}",
+            tenant=tenant,
+        ) from error
+    return text

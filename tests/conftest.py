@@ -1,0 +1,70 @@
+"""Fixtures: a server for the whole run, and for each test a database of its own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from servers import Database, Server, fresh_database, requested_version
+
+
+def pytest_configure() -> None:
+    # Stop the server also when the run is terminated, as CI does on a timeout.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    return (
+        f"PostgreSQL {requested_version()} (TENANTS_PG), "
+        f"SQLAlchemy {sqlalchemy.__version__}"
+    )
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The running server, of the version that ``TENANTS_PG`` asks for."""
+    with Server(requested_version()) as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    """An empty database with fresh logins; see :class:`.Database`."""
+    with fresh_database(server) as database:
+        yield database
+
+
+@pytest.fixture
+def make_engine(database: Database) -> Iterator[Callable[..., Engine]]:
+    """``create_engine()``, whose engines are disposed of after the test."""
+    engines: list[Engine] = []
+
+    def make(url: str, **kw: Any) -> Engine:
+        engines.append(create_engine(url, **kw))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+async def make_async_engine(
+    database: Database,
+) -> AsyncIterator[Callable[..., AsyncEngine]]:
+    """``create_async_engine()``, whose engines are disposed of after the test."""
+    engines: list[AsyncEngine] = []
+
+    def make(url: str, **kw: Any) -> AsyncEngine:
+        engines.append(create_async_engine(url, **kw))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        await engine.dispose()
