@@ -15,8 +15,8 @@ from sqlalchemy import (
     Index,
     MetaData,
     PrimaryKeyConstraint,
-    String,
     Table,
+    Text,
     UniqueConstraint,
     event,
     inspect,
@@ -214,11 +214,11 @@ def tenant_column(
         class Order(Base):
             account: Mapped[int] = tenant_column(Integer)
 
-    :param type_: column type, ``String`` unless given.
+    :param type_: column type, ``Text`` unless given.
     :param tenancy: configuration, where the schema is not ``tenancy``.
     :param kw: further arguments of :func:`sqlalchemy.orm.mapped_column`.
     """
-    type_ = String() if type_ is None else sqltypes.to_instance(type_)
+    type_ = Text() if type_ is None else sqltypes.to_instance(type_)
     default = current_tenant_sql(tenancy or Tenancy(), cast_for(type_) or "")
     kw.setdefault("nullable", False)
     kw.setdefault("index", True)
@@ -229,8 +229,9 @@ class TenantMixin:
     """Declares the column ``tenant``: NOT NULL, indexed, and by default the tenant of
     the session, so that rows get their tenant by themselves.
 
-    The column is text. For another type declare it with :func:`tenant_column`. The
-    class needs :func:`with_rls` all the same.
+    The column is TEXT, not VARCHAR, which PostgreSQL compares as text by a cast that
+    provers of policies do not see through. For another type declare it with
+    :func:`tenant_column`. The class needs :func:`with_rls` all the same.
     """
 
     @declared_attr
