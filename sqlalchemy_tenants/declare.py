@@ -295,19 +295,18 @@ def _tenant_column(table: Table, name: str, target: Any) -> Column[Any]:
     if column is not None:
         return column
     mapper = inspect(target, raiseerr=False)
-    if isinstance(mapper, Mapper) and name in mapper.attrs:
-        parent = mapper.inherits
-        if parent is not None and parent.local_table is not table:
+    hint = ""
+    # mapper.columns, because mapper.attrs would configure all mappers now
+    if isinstance(mapper, Mapper) and name in mapper.columns:
+        attribute, parent = mapper.columns[name], mapper.inherits
+        if parent is not None and attribute.table is not table:
             raise TypeError(
                 f"{target.__name__} inherits column {name!r} from "
                 f"{parent.class_.__name__}, but its own table {table.fullname!r} has "
                 f"none, and policies look at one table only; declare a tenant column "
                 f"on {target.__name__}, too, and carry it in the foreign key"
             )
-        columns = getattr(mapper.attrs[name], "columns", ())
-        hint = f"; the attribute's column is {columns[0].name!r}" if columns else ""
-    else:
-        hint = ""
+        hint = f"; the attribute's column is {attribute.name!r}"
     raise TypeError(
         f"table {table.fullname!r} has no tenant column {name!r}{hint}: declare it, "
         f"or name another one with tenant_column=..."
