@@ -1,0 +1,248 @@
+"""Each fault that makes the isolation void is found by the application's login."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+    create_engine,
+    event,
+)
+
+from servers import Database
+from sqlalchemy_tenants import ScopeError, shared_table, with_rls
+from sqlalchemy_tenants.check import Finding
+from sqlalchemy_tenants.managers import PostgresManager
+
+METADATA = MetaData()
+for name, type_ in {
+    "texts": Text,
+    "varchars": String(20),
+    "ints": Integer,
+    "uuids": Uuid,
+}.items():
+    with_rls(
+        Table(
+            name,
+            METADATA,
+            Column("id", Integer, primary_key=True),
+            Column("tenant", type_, nullable=False),
+        )
+    )
+shared_table(Table("countries", METADATA, Column("code", Text, primary_key=True)))
+
+
+@pytest.fixture
+def migrated(database: Database) -> Database:
+    engine = create_engine(database.owner_url)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        script = produce_migrations(context, METADATA)
+        operations = Operations(context)
+
+        def invoke(container: Any) -> None:
+            for op in container.ops:
+                if hasattr(op, "ops"):
+                    invoke(op)
+                else:
+                    operations.invoke(op)
+
+        invoke(script.upgrade_ops)
+    engine.dispose()
+    return database
+
+
+@pytest.fixture
+def check(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> Callable[..., list[Finding]]:
+    def check(
+        login: str = "app", metadata: MetaData | None = METADATA, **kw: Any
+    ) -> list[Finding]:
+        manager = PostgresManager.from_engine(
+            make_engine(migrated.url(login)), schema="public", metadata=metadata, **kw
+        )
+        return manager.check()
+
+    return check
+
+
+@pytest.mark.parametrize("metadata", [METADATA, None], ids=["models", "catalog"])
+@pytest.mark.parametrize("isolation", ["role", "shared"])
+def test_a_sound_database_has_no_findings(
+    check: Any, migrated: Database, metadata: MetaData | None, isolation: str
+) -> None:
+    login = "app" if isolation == "role" else "app_shared"
+    migrated.execute(f"GRANT tenants_shared TO {login}")
+    if isolation == "role":
+        migrated.execute(f"REVOKE tenants_shared FROM {login}")
+    assert check(login, metadata, isolation=isolation) == []
+
+
+FAULTS: list[tuple[str, str, str]] = [
+    ("ALTER ROLE app SUPERUSER", "login-superuser", "app"),
+    ("ALTER ROLE app BYPASSRLS", "login-bypassrls", "app"),
+    ("ALTER TABLE texts OWNER TO app", "login-owns-tables", "app"),
+    ("GRANT tenants_admin TO app", "login-is-admin", "app"),
+    ("DROP FUNCTION tenancy.current_tenant() CASCADE", "function-missing", "tenancy"),
+    (
+        "ALTER FUNCTION tenancy.current_tenant() SECURITY DEFINER",
+        "function-altered",
+        "tenancy.current_tenant()",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION tenancy.current_tenant() RETURNS text"
+        " LANGUAGE sql STABLE RETURN 'acme'",
+        "function-altered",
+        "tenancy.current_tenant()",
+    ),
+    ("ALTER ROLE tenants BYPASSRLS", "role-bypasses-rls", "tenants"),
+    ("DROP ROLE tenants_shared", "role-missing", "tenants_shared"),
+    ("ALTER TABLE texts DISABLE ROW LEVEL SECURITY", "rls-disabled", "public.texts"),
+    ("ALTER TABLE uuids NO FORCE ROW LEVEL SECURITY", "rls-not-forced", "public.uuids"),
+    ("DROP POLICY tenant_floor ON ints", "policy-missing", "public.ints"),
+    ("DROP POLICY tenants_admin ON uuids", "policy-missing", "public.uuids"),
+    (
+        "ALTER POLICY tenant_isolation ON varchars USING (true)",
+        "policy-altered",
+        "public.varchars",
+    ),
+    (
+        "ALTER POLICY tenant_floor ON ints WITH CHECK (true)",
+        "policy-altered",
+        "public.ints",
+    ),
+    ("ALTER POLICY tenant_floor ON texts TO app", "policy-altered", "public.texts"),
+    ("CREATE POLICY p ON texts USING (true)", "policy-for-public", "public.texts"),
+    (
+        "CREATE TABLE stray (tenant text); GRANT SELECT ON stray TO tenants",
+        "table-unmarked",
+        "public.stray",
+    ),
+    ("CREATE TABLE stray (tenant text)", "table-unmarked", "public.stray"),
+    ("CREATE VIEW v AS SELECT * FROM texts", "view-bypasses-rls", "public.v"),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT * FROM ints",
+        "view-bypasses-rls",
+        "public.v",
+    ),
+    ("DROP INDEX ix_texts_tenant", "index-missing", "public.texts"),
+]
+
+
+CASES = [
+    pytest.param(metadata, *fault, id=f"{fault[1]}-{source}-{fault[0][:30]}")
+    for metadata, source in ((METADATA, "models"), (None, "catalog"))
+    for fault in FAULTS
+    # CASCADE drops all policies, and without models nothing is left to check
+    if metadata is not None or fault[1] != "function-missing"
+]
+
+
+@pytest.mark.parametrize(("metadata", "fault", "code", "object_"), CASES)
+def test_a_planted_fault_is_found(
+    check: Any,
+    migrated: Database,
+    metadata: MetaData | None,
+    fault: str,
+    code: str,
+    object_: str,
+) -> None:
+    migrated.execute(fault)
+    found = [finding for finding in check(metadata=metadata) if finding.code == code]
+    assert found, check(metadata=metadata)
+    assert found[0].object.startswith(object_)
+    assert found[0].message
+    assert found[0].remedy
+
+
+def test_a_login_that_inherits_is_found(check: Any, migrated: Database) -> None:
+    migrated.execute("CREATE ROLE tenant_acme IN ROLE tenants")
+    migrated.execute("ALTER ROLE app INHERIT")
+    migrated.execute("GRANT tenant_acme TO app")
+    assert [finding.code for finding in check()] == ["login-inherits-tenants"]
+
+
+def test_the_shared_login_must_not_act_as_tenants(
+    check: Any, migrated: Database
+) -> None:
+    migrated.execute("CREATE ROLE tenant_acme IN ROLE tenants")
+    migrated.execute("GRANT tenants_shared, tenant_acme TO app_shared")
+    findings = check("app_shared", isolation="shared")
+    assert [finding.code for finding in findings] == ["login-acts-as-tenants"]
+
+
+def test_a_marked_table_that_the_database_does_not_have(check: Any) -> None:
+    metadata = MetaData()
+    with_rls(
+        Table(
+            "later",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            Column("tenant", Text),
+        )
+    )
+    assert [f.code for f in check(metadata=metadata) if f.object == "public.later"] == [
+        "table-missing"
+    ]
+
+
+def test_a_view_with_security_invoker_is_sound(check: Any, migrated: Database) -> None:
+    migrated.execute("CREATE VIEW v WITH (security_invoker) AS SELECT * FROM texts")
+    assert check() == []
+
+
+def test_strict_raises_with_all_findings(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    migrated.execute("ALTER TABLE texts DISABLE ROW LEVEL SECURITY")
+    migrated.execute("DROP INDEX ix_ints_tenant")
+    manager = PostgresManager.from_engine(
+        make_engine(migrated.app_url), "public", metadata=METADATA
+    )
+    with pytest.raises(ScopeError) as caught:
+        manager.check(strict=True)
+    assert "public.texts" in str(caught.value)
+    assert "public.ints" in str(caught.value)
+
+
+def test_warnings_alone_do_not_raise(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    migrated.execute("DROP INDEX ix_ints_tenant")
+    manager = PostgresManager.from_engine(
+        make_engine(migrated.app_url), "public", metadata=METADATA
+    )
+    assert [finding.severity for finding in manager.check(strict=True)] == ["warning"]
+
+
+@pytest.mark.parametrize("tables", [1, 50])
+def test_the_number_of_queries_is_constant(
+    migrated: Database, make_engine: Callable[..., Engine], tables: int
+) -> None:
+    for number in range(tables):
+        migrated.execute(f"CREATE TABLE t{number} (id integer)")
+    engine = make_engine(migrated.app_url)
+    statements: list[str] = []
+    with engine.connect():  # the dialect asks for the server's version and the like
+        pass
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        statements.append(statement)
+
+    PostgresManager.from_engine(engine, "public", metadata=METADATA).check()
+    assert len(statements) == 4

@@ -1,0 +1,97 @@
+"""The package as installed: what importing it loads, and what it offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import sqlalchemy_tenants
+
+
+def python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sqlalchemy_tenants", "sqlalchemy_tenants.managers", "sqlalchemy_tenants.aio"],
+)
+def test_an_application_loads_neither_alembic_nor_a_driver(module: str) -> None:
+    python(
+        f"import {module}, sys\n"
+        "unwanted = {'alembic', 'alembic_ext', 'sqlglot', 'psycopg', 'asyncpg'}\n"
+        "assert not unwanted & set(sys.modules), unwanted & set(sys.modules)"
+    )
+
+
+def test_alembic_does_not_load_sqlglot() -> None:
+    python("import alembic.command, sys; assert 'sqlglot' not in sys.modules")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "alembic",
+        "alembic.op",
+        "alembic.operations",
+        "alembic.autogenerate.render",
+        "alembic.runtime.plugins",
+        "alembic_ext.plugin",
+        "alembic_ext.ops",
+        "alembic_ext.compare",
+        "alembic_ext.directives",
+        "sqlalchemy_tenants.ddl",
+    ],
+)
+def test_whichever_module_is_imported_first(module: str) -> None:
+    python(
+        f"import {module}\n"
+        "import alembic.op, alembic.runtime.plugins as plugins\n"
+        "assert 'alembic.autogenerate.tenants' in plugins._all_plugins\n"
+        "assert alembic.op.create_tenant_role"
+    )
+
+
+def test_the_entry_point() -> None:
+    (entry_point,) = metadata.entry_points(group="alembic.plugins")
+    assert entry_point.name == "alembic.autogenerate.tenants"
+    assert entry_point.value == "alembic_ext.plugin"
+
+
+def test_public_names() -> None:
+    for name in sqlalchemy_tenants.__all__:
+        assert getattr(sqlalchemy_tenants, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sqlalchemy_tenants.nothing  # type: ignore[attr-defined]
+
+
+OPERATIONS = [
+    "create_tenancy",
+    "drop_tenancy",
+    "enable_rls",
+    "disable_rls",
+    "create_policy",
+    "alter_policy",
+    "drop_policy",
+    "grant_privileges",
+    "revoke_privileges",
+    "create_tenant_role",
+    "drop_tenant_role",
+]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_functions_of_alembic_op(name: str) -> None:
+    from alembic import op
+
+    assert getattr(op, name).__doc__
