@@ -42,14 +42,18 @@ def test_the_quickstart_demo() -> None:
     assert output.endswith("Done: everything above was true.\n")
 
 
-@pytest.fixture(params=["quickstart"])
+@pytest.fixture(params=["quickstart", "fastapi"])
 def example(
     request: pytest.FixtureRequest,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The folder of an Alembic project, whose env.py connects to a fresh database."""
-    monkeypatch.setenv("DATABASE_URL", database.owner_url)
+    driver = "asyncpg" if request.param == "fastapi" else "psycopg"
+    monkeypatch.setenv("DATABASE_URL", database.url("owner", driver))
+    # each project has a module "models", and Alembic puts its folder on the path
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     folder: Path = EXAMPLES / request.param
     return folder
 
@@ -73,7 +77,7 @@ def test_pytest_alembic(
 
 
 def test_pgrls_finds_nothing(example: Path, database: Database) -> None:
-    run("alembic", "upgrade", "head", cwd=example, url=database.owner_url)
+    run("alembic", "upgrade", "head", cwd=example, url=os.environ["DATABASE_URL"])
     run_pgrls(database, "lint", "--schemas", "public,tenancy", "--fail-on", "info")
     for mode in ("anon", "cross-tenant", "write"):
         verify = ["verify", "--schemas", "public", "--strict", "--mode", mode]
