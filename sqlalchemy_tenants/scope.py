@@ -6,13 +6,17 @@ and rollback end it, and a pooled connection never carries it on.
 
 from __future__ import annotations
 
+import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NoReturn
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 
+from .drivers import Driver, driver_of
 from .exceptions import ScopeError, TenantNotFound
 from .policies import quote_literal, quote_name
 from .tenancy import Isolation, Tenancy, TenantId, tenant_text
@@ -24,6 +28,8 @@ DUPLICATE_OBJECT = "42710"
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
+
+_log = logging.getLogger("sqlalchemy_tenants")
 
 # Key of Connection.info, which lives as long as the driver's connection.
 _SEARCH_PATH_KEY = "sqlalchemy_tenants.search_path"
@@ -45,6 +51,12 @@ class Scope:
     setting: tuple[str, str] | None
     schema: str | None
     tenant: TenantId | None
+
+    @cached_property
+    def text(self) -> str | None:
+        """The statements in one text, ``None`` where the login's search path is needed
+        for them."""
+        return None if self.schema is None else "; ".join(self.statements())
 
     def statements(self, search_path: str | None = None) -> list[str]:
         """Return the statements that enter this scope.
@@ -94,16 +106,81 @@ def admin_scope(tenant: TenantId | None, tenancy: Tenancy, schema: str | None) -
 def enter_scope(connection: Connection, scope: Scope) -> None:
     """Confine the transaction that ``connection`` is in.
 
-    :raises ScopeError: the connection is in autocommit mode, or not on PostgreSQL.
+    The statements go together with the driver's ``BEGIN`` where they can.
+
+    :raises ScopeError: the connection is in autocommit mode or in a two-phase
+        transaction, or not on PostgreSQL.
     :raises sqlalchemy.exc.DBAPIError: the database refused, for instance SQLSTATE
         22023 for a role that does not exist.
     """
     _require_transaction(connection, scope)
-    path = None
-    if scope.schema is None:
-        path = _login_search_path(connection)
-    for statement in scope.statements(path):
-        _execute(connection, statement)
+    driver = driver_of(connection.dialect)
+    text = scope.text
+    if text is None:
+        statements = scope.statements(_login_search_path(connection, driver))
+        text = "; ".join(statements)
+    else:
+        statements = None
+    try:
+        begun = driver.begin(connection, text)
+    except Exception as error:
+        _raise_wrapped(connection, text, error)
+    if begun:
+        _log.debug("BEGIN; %s", text)
+    else:
+        _send_separately(connection, driver, scope, statements or scope.statements())
+
+
+def _send_separately(
+    connection: Connection, driver: Driver, scope: Scope, statements: list[str]
+) -> None:
+    """Enter a scope in a transaction that has begun, or by a driver that has no
+    better way."""
+    if isinstance(connection.get_transaction(), TwoPhaseTransaction):
+        raise two_phase_error(scope)
+    for statement in driver.separate(connection, statements):
+        execute_text(connection, statement)
+    if driver.in_transaction(connection) is False:
+        # SET LOCAL gave a warning, and had no effect
+        raise ScopeError(
+            "the connection is in no transaction, although it should be: a COMMIT or "
+            "ROLLBACK was sent as a statement; use the methods commit() and rollback()",
+            tenant=scope.tenant,
+        )
+
+
+def two_phase_error(scope: Scope) -> ScopeError:
+    """Return the error of a two-phase transaction."""
+    return ScopeError(
+        "two-phase transactions cannot be confined to a tenant: COMMIT PREPARED runs "
+        "as another role than the one that prepared it",
+        tenant=scope.tenant,
+    )
+
+
+def _raise_wrapped(
+    connection: Connection, statement: str, error: Exception
+) -> NoReturn:
+    """Raise an error of :meth:`.Driver.begin` as SQLAlchemy raises it."""
+    dialect = connection.dialect
+    dbapi_error = None if dialect.dbapi is None else dialect.dbapi.Error
+    if dbapi_error is None or not isinstance(error, dbapi_error):
+        raise error
+    lost = dialect.is_disconnect(error, connection.connection, None)
+    if lost:
+        # fails, so that SQLAlchemy notices, and gives up the pool's older connections
+        with suppress(DBAPIError):
+            execute_text(connection, statement)
+        connection.invalidate(error)
+    raise DBAPIError.instance(
+        statement,
+        None,
+        error,
+        dbapi_error,
+        hide_parameters=connection.engine.hide_parameters,
+        connection_invalidated=lost,
+        dialect=dialect,
+    ) from error
 
 
 def explain(
@@ -157,13 +234,15 @@ def _require_transaction(connection: Connection, scope: Scope) -> None:
         )
 
 
-def _login_search_path(connection: Connection) -> str:
+def _login_search_path(connection: Connection, driver: Driver) -> str:
     """Return the login's search path with ``pg_temp`` last, asked once a connection."""
     path: str | None = connection.info.get(_SEARCH_PATH_KEY)
     if path is None:
-        # SHOW, not a SELECT: that would take a snapshot, and then the transaction's
-        # isolation level could no longer be set
-        shown = _execute(connection, "SHOW search_path").scalar_one()
+        shown = driver.search_path(connection)
+        if shown is None:
+            # SHOW, not a SELECT: that would take a snapshot, and then the
+            # transaction's isolation level could no longer be set
+            shown = execute_text(connection, "SHOW search_path").scalar_one()
         names = [name for name in _split_names(shown) if name != "pg_temp"]
         path = ", ".join(map(_quote, [*names, "pg_temp"]))
         connection.info[_SEARCH_PATH_KEY] = path
@@ -179,7 +258,8 @@ def _split_names(text: str) -> list[str]:
     ]
 
 
-def _execute(connection: Connection, statement: str) -> CursorResult[Any]:
+def execute_text(connection: Connection, statement: str) -> CursorResult[Any]:
+    """Execute a statement without parameters."""
     # no_parameters: the text reaches the server as it is, percent signs included
     return connection.exec_driver_sql(
         statement, execution_options={"no_parameters": True}

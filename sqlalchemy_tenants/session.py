@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from .drivers import driver_of
 from .exceptions import ScopeError
-from .scope import Scope, admin_scope, enter_scope, tenant_scope
+from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
 from .tenancy import Isolation, Tenancy, TenantId
+
+# Key of Connection.info: which session, and in which transaction, entered a scope last.
+_CLAIM_KEY = "sqlalchemy_tenants.claim"
+
+_DEFAULT_TENANCY = Tenancy()
 
 
 class ScopedSession(Session):
@@ -28,14 +35,28 @@ class ScopedSession(Session):
         **kw: Any,
     ) -> None:
         if twophase:
-            raise ScopeError(
-                "two-phase transactions cannot be confined to a tenant: COMMIT "
-                "PREPARED runs as another role than the one that prepared it",
-                tenant=scope.tenant,
-            )
+            raise two_phase_error(scope)
         super().__init__(bind, **kw)
-        #: What each transaction is confined to.
-        self.scope = scope
+        self._scope = scope
+        self._refused: ref[SessionTransaction] | None = None
+        if isinstance(bind, Engine):
+            driver_of(bind.dialect).register(bind.dialect)
+
+    def get_bind(self, *args: Any, **kw: Any) -> Engine | Connection:
+        """Refuse to go on in a transaction that could not be confined."""
+        if self._refused is not None:
+            if self._refused() is self.get_transaction() is not None:
+                raise ScopeError(
+                    "the transaction could not be confined to its tenant; roll it back",
+                    tenant=self._scope.tenant,
+                )
+            self._refused = None
+        return super().get_bind(*args, **kw)
+
+    @property
+    def scope(self) -> Scope:
+        """What each transaction is confined to."""
+        return self._scope
 
 
 class TenantSession(ScopedSession):
@@ -69,7 +90,7 @@ class TenantSession(ScopedSession):
         tenancy: Tenancy | None = None,
         **kw: Any,
     ) -> None:
-        scope = tenant_scope(tenant, isolation, tenancy or Tenancy(), schema)
+        scope = tenant_scope(tenant, isolation, tenancy or _DEFAULT_TENANCY, schema)
         super().__init__(bind, scope=scope, **kw)
         self._tenant = tenant
 
@@ -97,7 +118,7 @@ class AdminSession(ScopedSession):
         tenancy: Tenancy | None = None,
         **kw: Any,
     ) -> None:
-        scope = admin_scope(tenant, tenancy or Tenancy(), schema)
+        scope = admin_scope(tenant, tenancy or _DEFAULT_TENANCY, schema)
         super().__init__(bind, scope=scope, **kw)
         self._tenant = tenant
 
@@ -107,7 +128,9 @@ class AdminSession(ScopedSession):
         return self._tenant
 
 
-@event.listens_for(ScopedSession, "after_begin", propagate=True)
+# insert=True: before a listener of the application's, whose statements would begin the
+# transaction without the scope
+@event.listens_for(ScopedSession, "after_begin", propagate=True, insert=True)
 def _enter(
     session: ScopedSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
@@ -115,15 +138,44 @@ def _enter(
     if transaction.nested:
         return
     try:
+        _claim(session, transaction, connection)
         enter_scope(connection, session.scope)
     except BaseException as error:
-        # The Session keeps this connection and would go on unscoped, so nothing may
-        # be executed on it any more
-        if not isinstance(error, DBAPIError | ScopeError):
-            connection.invalidate()  # interrupted: nobody knows its state
-        elif connection is not session.bind:
-            connection.close()  # back to the pool
-        elif isinstance(error, ScopeError):
-            connection.invalidate()
-        # else the caller's own connection, whose transaction the server has aborted
+        # The Session keeps this connection and would go on unscoped
+        session._refused = ref(transaction)
+        if isinstance(error, ScopeError) or connection.invalidated:
+            pass
+        elif not (
+            isinstance(error, DBAPIError)
+            and driver_of(connection.dialect).is_aborted(connection)
+        ):
+            connection.invalidate()  # nobody knows its state
         raise
+
+
+def _claim(
+    session: ScopedSession, transaction: SessionTransaction, connection: Connection
+) -> None:
+    """Refuse a connection that another session works on in another scope: its next
+    statement would see rows of this session's tenant.
+
+    Possible where the application gives the same connection to both.
+    """
+    info = connection.info
+    claim = info.get(_CLAIM_KEY)
+    if claim is not None:
+        other: ScopedSession | None = claim[0]()
+        if (
+            other is not None
+            and other is not session
+            and other.scope != session.scope
+            and other.get_transaction() is claim[1]()
+            and other.in_transaction()
+        ):
+            raise ScopeError(
+                f"the connection is in use by a session of tenant "
+                f"{other.scope.tenant!r}, whose transaction has not ended; end it "
+                f"first, or give each session a connection of its own",
+                tenant=session.scope.tenant,
+            )
+    info[_CLAIM_KEY] = (ref(session), ref(transaction))

@@ -5,17 +5,21 @@ Plain functions on a connection; the sync and the async manager both call them.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from collections.abc import Sequence
+
+from sqlalchemy import ARRAY, Connection, Text, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 from .ddl import CreateTenantRole, DropTenantRole, GrantTenantRole
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
+from .policies import quote_literal, quote_name
 from .scope import (
     DEPENDENT_OBJECTS_STILL_EXIST,
     DUPLICATE_OBJECT,
     INSUFFICIENT_PRIVILEGE,
     UNDEFINED_OBJECT,
     UNIQUE_VIOLATION,
+    execute_text,
     sqlstate,
 )
 from .tenancy import Tenancy, TenantId
@@ -33,6 +37,13 @@ _LIST = text(
     ORDER BY member.rolname
     """
 )
+_ROLES = bindparam("roles", type_=ARRAY(Text))
+_MEMBERS = text(
+    f"SELECT member.rolname {_FROM_MEMBERS} AND member.rolname = ANY (:roles)"
+).bindparams(_ROLES)
+_THERE = text(
+    "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY (:roles)"
+).bindparams(_ROLES)
 _EXISTS = text(f"SELECT EXISTS (SELECT {_FROM_MEMBERS} AND member.rolname = :role)")
 
 
@@ -45,39 +56,155 @@ def create_tenant(
     :raises ScopeError: the role exists and is no tenant, or the connection's login
         may not create roles, or the migrations have not run.
     """
+    _create_role(connection, tenant, tenancy)
+    connection.execute(GrantTenantRole(tenancy.role_for(tenant), login))
+
+
+def _create_role(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> None:
     role = tenancy.role_for(tenant)
     element = CreateTenantRole(role, tenants_role=tenancy.tenants_role, tolerant=False)
     try:
         with connection.begin_nested():
             connection.execute(element)
     except DBAPIError as error:
-        state = sqlstate(error)
-        if state in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
+        if sqlstate(error) in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
             if is_tenant(connection, tenant, tenancy):
                 raise TenantAlreadyExists(
                     f"tenant {tenant!r} exists: role {role!r}", tenant=tenant
                 ) from error
-            raise ScopeError(
-                f"role {role!r} exists but is not a member of "
-                f"{tenancy.tenants_role!r}, so it is not tenant {tenant!r}; drop or "
-                f"rename that role, or choose another Tenancy(role_prefix=...)",
-                tenant=tenant,
-            ) from error
-        if state == UNDEFINED_OBJECT:
-            raise ScopeError(
-                f"group role {tenancy.tenants_role!r} does not exist; run the "
-                f"migrations (alembic upgrade head) first",
-                tenant=tenant,
-            ) from error
-        if state == INSUFFICIENT_PRIVILEGE:
-            raise ScopeError(
-                f"this login may not create role {role!r}: {error.orig}; pass "
-                f"admin_engine=..., an engine whose login has CREATEROLE and the "
-                f"ADMIN option on {tenancy.tenants_role!r}",
-                tenant=tenant,
-            ) from error
-        raise
-    connection.execute(GrantTenantRole(role, login))
+            raise _not_a_tenant(role, tenant, tenancy) from error
+        raise _explain_create(error, tenant, role, tenancy) or error from error
+
+
+def _not_a_tenant(role: str, tenant: TenantId, tenancy: Tenancy) -> ScopeError:
+    return ScopeError(
+        f"role {role!r} exists but is not a member of {tenancy.tenants_role!r}, so it "
+        f"is not tenant {tenant!r}; drop or rename that role, or choose another "
+        f"Tenancy(role_prefix=...)",
+        tenant=tenant,
+    )
+
+
+def _explain_create(
+    error: DBAPIError, tenant: TenantId, role: str, tenancy: Tenancy
+) -> ScopeError | None:
+    state = sqlstate(error)
+    if state == UNDEFINED_OBJECT:
+        return ScopeError(
+            f"group role {tenancy.tenants_role!r} does not exist; run the migrations "
+            f"(alembic upgrade head) first",
+            tenant=tenant,
+        )
+    if state == INSUFFICIENT_PRIVILEGE:
+        return ScopeError(
+            f"this login may not create role {role!r}: {error.orig}; pass "
+            f"admin_engine=..., an engine whose login has CREATEROLE and the ADMIN "
+            f"option on {tenancy.tenants_role!r}",
+            tenant=tenant,
+        )
+    return None
+
+
+def create_tenants(
+    connection: Connection, tenants: Sequence[TenantId], tenancy: Tenancy, login: str
+) -> int:
+    """Create the tenants that do not exist, in one statement, and let ``login`` act as
+    each of them.
+
+    :return: how many were created.
+    :raises ScopeError: see :func:`create_tenant`.
+    """
+    roles = {tenancy.role_for(tenant): tenant for tenant in tenants}
+    # in order, so that two runs at the same time do not deadlock
+    roles = {role: roles[role] for role in sorted(roles)}
+    there = set(connection.scalars(_THERE, {"roles": list(roles)}))
+    members = set(
+        connection.scalars(
+            _MEMBERS, {"tenants_role": tenancy.tenants_role, "roles": list(roles)}
+        )
+    )
+    for role in roles:
+        if role in there - members:
+            raise _not_a_tenant(role, roles[role], tenancy)
+    missing = [role for role in roles if role not in there]
+    if missing:
+        try:
+            with connection.begin_nested():
+                _create_roles(connection, missing, tenancy)
+        except DBAPIError as error:
+            if sqlstate(error) not in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
+                raise (
+                    _explain_create(error, tenants[0], missing[0], tenancy) or error
+                ) from error
+            # somebody else creates the same tenants: one after the other
+            missing = [
+                role
+                for role in missing
+                if _create_unless_there(connection, roles[role], tenancy)
+            ]
+    _grant_roles(connection, list(roles), login)
+    return len(missing)
+
+
+def _create_roles(
+    connection: Connection, roles: Sequence[str], tenancy: Tenancy
+) -> None:
+    # One GRANT for all, not CREATE ROLE … IN ROLE: for each GRANT, PostgreSQL collects
+    # all roles that its user administers, unless that is a superuser.
+    array = ", ".join(map(quote_literal, roles))
+    execute_text(
+        connection,
+        _block(
+            "DECLARE",
+            "  role text;",
+            "BEGIN",
+            f"  FOREACH role IN ARRAY ARRAY[{array}] LOOP",
+            "    EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);",
+            "  END LOOP;",
+            "END",
+        ),
+    )
+    names = ", ".join(map(quote_name, roles))
+    execute_text(connection, f"GRANT {quote_name(tenancy.tenants_role)} TO {names}")
+
+
+def _create_unless_there(
+    connection: Connection, tenant: TenantId, tenancy: Tenancy
+) -> bool:
+    try:
+        _create_role(connection, tenant, tenancy)
+    except TenantAlreadyExists:
+        return False
+    return True
+
+
+def _grant_roles(connection: Connection, roles: Sequence[str], login: str) -> None:
+    # the first one by itself: that refuses a login that may not have it, and tells why
+    connection.execute(GrantTenantRole(roles[0], login))
+    if len(roles) > 1:
+        names = ", ".join(map(quote_name, roles[1:]))
+        grant = f"GRANT {names} TO {quote_name(login)}"
+        execute_text(
+            connection,
+            _block(
+                "BEGIN",
+                "  IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles"
+                f" WHERE rolname = {quote_literal(login)}) THEN",
+                f"    EXECUTE {quote_literal(grant)} || CASE",
+                "      WHEN current_setting('server_version_num')::integer >= 160000",
+                "      THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;",
+                "  END IF;",
+                "END",
+            ),
+        )
+
+
+def _block(*lines: str) -> str:
+    body = "\n".join(lines)
+    tag = "$tenancy$"
+    while tag in body:
+        tag = tag[:-1] + "_$"
+    return f"DO {tag}\n{body} {tag}"
 
 
 def admit_login(

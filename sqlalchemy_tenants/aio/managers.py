@@ -7,7 +7,7 @@ Every decision is taken in :mod:`sqlalchemy_tenants.managers`, which runs here t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self, TypeVar
 
@@ -28,7 +28,7 @@ class AsyncTenantSession(AsyncSession):
 
     Takes the arguments of :class:`.TenantSession`; usable alone, too::
 
-        Sessions = async_sessionmaker(engine, class_=AsyncTenantSession, schema="public")
+        Sessions = async_sessionmaker(engine, class_=AsyncTenantSession)
         async with Sessions(tenant="acme") as session:
             ...
     """
@@ -87,6 +87,15 @@ class DBManager(ABC):
     @abstractmethod
     async def create_tenant(self, tenant: TenantId) -> None:
         """Create a tenant."""
+
+    @abstractmethod
+    async def create_tenants(
+        self,
+        tenant_ids: Iterable[TenantId],
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Create many tenants, those that exist aside."""
 
     @abstractmethod
     async def delete_tenant(self, tenant: TenantId) -> None:

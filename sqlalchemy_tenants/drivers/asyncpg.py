@@ -1,0 +1,127 @@
+"""asyncpg.
+
+SQLAlchemy's adapter starts a transaction of asyncpg with its first statement, and
+asyncpg sends ``BEGIN`` through ``Connection.execute()``. A subclass of the connection,
+which asyncpg lets one choose, adds the scope there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped, unused-ignore]
+from sqlalchemy import Connection, Dialect, event
+
+from . import Driver, driver_connection, log_once
+
+# What makes the adapter start its transaction. It never reaches the server.
+_START = "-- start the transaction"
+
+
+class ScopedConnection(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+    """An asyncpg connection that can begin a transaction in a scope."""
+
+    __slots__ = ("_scope", "_scope_error")
+
+    _scope: str | None
+    _scope_error: asyncpg.PostgresError | None
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self._scope = None
+        self._scope_error = None
+
+    def set_scope(self, scope: str | None) -> str | None:
+        """Set the scope of the transaction that begins next, and return what was set
+        before: ``None`` if it was used."""
+        before, self._scope = self._scope, scope
+        return before
+
+    async def execute(
+        self, query: str, *args: Any, timeout: float | None = None
+    ) -> str:
+        """Execute, and add the scope to a ``BEGIN``."""
+        if self._scope is None or not query.startswith("BEGIN"):
+            status: str = await super().execute(query, *args, timeout=timeout)
+            return status
+        query = f"{query.rstrip(';')}; {self._scope}"
+        self._scope = None
+        try:
+            return str(await super().execute(query, timeout=timeout))
+        except asyncpg.PostgresError as error:
+            if self.is_closed():
+                raise
+            # To asyncpg and to the adapter the transaction has started, and is to be
+            # rolled back, which is what the server wants, too.
+            self._scope_error = error
+            return ""
+
+    async def executemany(
+        self, command: str, args: Iterable[Any], *, timeout: float | None = None
+    ) -> None:
+        """Execute, or report the error that ``BEGIN`` met."""
+        if command is not _START:
+            await super().executemany(command, args, timeout=timeout)
+            return
+        error, self._scope_error = self._scope_error, None
+        if error is not None:
+            raise error
+
+
+class Asyncpg(Driver):
+    """:class:`asyncpg.Connection`, below SQLAlchemy's adapter."""
+
+    def register(self, dialect: Dialect) -> None:
+        """Let the connections that are opened from now on be ours."""
+        if not event.contains(dialect, "do_connect", _choose_connection_class):
+            event.listen(dialect, "do_connect", _choose_connection_class)
+
+    def begin(self, connection: Connection, scope: str) -> bool:
+        """Send ``BEGIN`` and ``scope`` together."""
+        proxied = connection.connection
+        raw: Any = proxied.driver_connection
+        # not isinstance(), which asyncpg answers in its own way
+        if not issubclass(type(raw), ScopedConnection):
+            log_once(
+                "asyncpg: this connection was opened before the engine met a manager "
+                "or a TenantSession, or has a connection_class or async_creator of its "
+                "own; the scope takes round trips of its own on such a connection"
+            )
+            return False
+        if raw.is_in_transaction():
+            return False
+        raw.set_scope(scope)
+        cursor = proxied.cursor()
+        try:
+            # the adapter starts its transaction, and has nothing to execute
+            cursor.executemany(_START, ())
+        finally:
+            cursor.close()
+            # whatever happens, no later transaction finds it
+            unused = raw.set_scope(None)
+        if unused is not None:
+            log_once("this version of asyncpg begins transactions in an unknown way")
+        return unused is None
+
+    def in_transaction(self, connection: Connection) -> bool | None:
+        inside: bool = driver_connection(connection).is_in_transaction()
+        return inside
+
+    def is_aborted(self, connection: Connection) -> bool:
+        # asyncpg tells "in a transaction" and "in an aborted one" not apart, but
+        # nobody asks unless there was an error
+        return self.in_transaction(connection) is True
+
+    def search_path(self, connection: Connection) -> str | None:
+        settings = driver_connection(connection).get_settings()
+        path: str | None = getattr(settings, "search_path", None)
+        return path
+
+
+def _choose_connection_class(
+    dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+) -> None:
+    # a creator of the user's own decides by itself
+    if "async_creator_fn" not in cparams:
+        cparams.setdefault("connection_class", ScopedConnection)

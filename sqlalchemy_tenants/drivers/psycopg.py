@@ -1,0 +1,132 @@
+"""psycopg, sync and async.
+
+psycopg sends its ``BEGIN`` by itself, before the first statement. It leaves that out
+when it finds the connection in a transaction, so here ``BEGIN`` and the scope are sent
+below it, on the connection of libpq that it wraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+# Not documented: the generator that sends a query and collects its results, and the
+# exception of a failed result. Tests fail when they go.
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from sqlalchemy import Connection
+
+from . import Driver, driver_connection, log_once
+
+_IDLE = int(pq.TransactionStatus.IDLE)
+_INTRANS = int(pq.TransactionStatus.INTRANS)
+_INERROR = int(pq.TransactionStatus.INERROR)
+_COMMAND_OK = int(pq.ExecStatus.COMMAND_OK)
+
+
+class _BasePsycopg(Driver):
+    def separate(self, connection: Connection, scope: Sequence[str]) -> Sequence[str]:
+        # without parameters psycopg uses the simple protocol, which takes several
+        # statements at once, but not in pipeline mode
+        if driver_connection(connection).pgconn.pipeline_status:
+            return scope
+        return ["; ".join(scope)]
+
+    def in_transaction(self, connection: Connection) -> bool | None:
+        pgconn = driver_connection(connection).pgconn
+        if pgconn.pipeline_status:
+            return None  # the answers are still to come
+        return pgconn.transaction_status in (_INTRANS, _INERROR)
+
+    def is_aborted(self, connection: Connection) -> bool:
+        status = driver_connection(connection).pgconn.transaction_status
+        return int(status) == _INERROR
+
+    def search_path(self, connection: Connection) -> str | None:
+        path: str | None = driver_connection(connection).info.parameter_status(
+            "search_path"
+        )
+        return path
+
+
+class Psycopg(_BasePsycopg):
+    """:class:`psycopg.Connection`."""
+
+    def begin(self, connection: Connection, scope: str) -> bool:
+        """Send ``BEGIN`` and ``scope`` together."""
+        raw = driver_connection(connection)
+        if not isinstance(raw, psycopg.Connection):
+            return super().begin(connection, scope)
+        if not _is_idle(raw):
+            return False
+        query = _begin(raw, scope)
+        with raw.lock:
+            results = raw.wait(_send(raw, query))
+        _require_success(raw, results)
+        return True
+
+
+class AsyncPsycopg(_BasePsycopg):
+    """:class:`psycopg.AsyncConnection`, below SQLAlchemy's adapter."""
+
+    def begin(self, connection: Connection, scope: str) -> bool:
+        """Send ``BEGIN`` and ``scope`` together."""
+        adapter: Any = connection.connection.dbapi_connection
+        raw = driver_connection(connection)
+        if not isinstance(raw, psycopg.AsyncConnection):
+            return super().begin(connection, scope)
+        if not _is_idle(raw):
+            return False
+        query = _begin(raw, scope)
+
+        async def send(raw: psycopg.AsyncConnection[Any]) -> list[Any]:
+            async with raw.lock:
+                return await raw.wait(_send(raw, query))
+
+        _require_success(raw, adapter.run_async(send))
+        return True
+
+
+def _is_idle(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    pgconn = raw.pgconn
+    if pgconn.pipeline_status:
+        log_once("psycopg in pipeline mode: the scope takes round trips of its own")
+        return False
+    return int(pgconn.transaction_status) == _IDLE
+
+
+def _begin(
+    raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], scope: str
+) -> bytes:
+    """Return ``BEGIN`` as psycopg would send it, and the scope."""
+    text = "BEGIN"
+    level, read_only, deferrable = raw.isolation_level, raw.read_only, raw.deferrable
+    if level is not None:
+        text += " ISOLATION LEVEL " + level.name.replace("_", " ")
+    if read_only is not None:
+        text += " READ ONLY" if read_only else " READ WRITE"
+    if deferrable is not None:
+        text += " DEFERRABLE" if deferrable else " NOT DEFERRABLE"
+    text = f"{text}; {scope}"
+    # ASCII is the same in every encoding that a client can have
+    return text.encode("ascii" if text.isascii() else raw.info.encoding)
+
+
+def _send(
+    raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], query: bytes
+) -> Generator[Any, Any, list[Any]]:
+    raw.pgconn.send_query(query)
+    results: list[Any] = yield from execute(raw.pgconn)
+    return results
+
+
+def _require_success(
+    raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], results: Iterable[Any]
+) -> None:
+    for result in results:
+        if result.status != _COMMAND_OK:
+            # the transaction is aborted; it ends as any other that had an error
+            raise error_from_result(result, encoding=raw.info.encoding)

@@ -1,0 +1,112 @@
+"""A proxy between client and server on the loopback interface.
+
+It counts round trips, and lets a test act at the moment when a message passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import make_url
+
+from servers import Server
+
+
+class Proxy:
+    """Listens on a port of its own, and passes everything on to ``server``.
+
+    A round trip is counted when the server answers to what the client sent since its
+    last answer, in however many pieces.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._target = (server.host, server.port)
+        self._listener = socket.create_server((server.host, 0))
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.round_trips = 0
+        #: Called with what a client sends, before it is passed on.
+        self.on_request: Callable[[bytes], object] | None = None
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+
+    def url(self, url: str) -> str:
+        """The URL of a database, by way of the proxy."""
+        host, port = self._listener.getsockname()
+        through = make_url(url).set(host=host, port=port)
+        return through.render_as_string(hide_password=False)
+
+    def cut(self) -> None:
+        """Cut all connections, as a network failure does."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # the listener was closed
+            server = socket.create_connection(self._target)
+            for each in (client, server):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets += [client, server]
+            unanswered = threading.Event()
+            self._start(self._pass_requests, client, server, unanswered)
+            self._start(self._pass_answers, server, client, unanswered)
+
+    def _pass_requests(
+        self, client: socket.socket, server: socket.socket, unanswered: threading.Event
+    ) -> None:
+        def note(data: bytes) -> None:
+            if self.on_request is not None:
+                self.on_request(data)
+            unanswered.set()
+
+        _pass(client, server, note)
+
+    def _pass_answers(
+        self, server: socket.socket, client: socket.socket, unanswered: threading.Event
+    ) -> None:
+        def note(data: bytes) -> None:
+            if unanswered.is_set():
+                unanswered.clear()
+                self.round_trips += 1
+
+        _pass(server, client, note)
+
+
+def _pass(
+    source: socket.socket, target: socket.socket, note: Callable[[bytes], None]
+) -> None:
+    with source, contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            note(data)
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
