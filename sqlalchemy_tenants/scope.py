@@ -171,7 +171,6 @@ def _raise_wrapped(
         # fails, so that SQLAlchemy notices, and gives up the pool's older connections
         with suppress(DBAPIError):
             execute_text(connection, statement)
-        connection.invalidate(error)
     raise DBAPIError.instance(
         statement,
         None,

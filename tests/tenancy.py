@@ -199,19 +199,30 @@ class World:
         return "app" if self.isolation == "role" else "app_shared"
 
     def engine(
-        self, login: str | None = None, url: str | None = None, **kw: Any
+        self,
+        login: str | None = None,
+        url: str | None = None,
+        *,
+        prepared: bool = True,
+        **kw: Any,
     ) -> Engine:
-        """An engine with one connection, of the application's login unless given."""
+        """An engine with one connection, of the application's login unless given.
+
+        :param prepared: whether a manager has seen it before its first connection.
+        """
         if "poolclass" not in kw:
             kw = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 5, **kw}
         if url is None:
             name = self.driver.removesuffix("-async")
             url = self.database.url(login or self.login, name)
         if self.is_async:
-            self.engines.append(create_async_engine(url, **kw).sync_engine)
+            engine = create_async_engine(url, **kw).sync_engine
         else:
-            self.engines.append(create_engine(url, **kw))
-        return self.engines[-1]
+            engine = create_engine(url, **kw)
+        if prepared:
+            PostgresManager.from_engine(engine)
+        self.engines.append(engine)
+        return engine
 
     def manager(self, engine: Engine | None = None, **kw: Any) -> PostgresManager:
         """A manager, whose admin engine is that of ``manager``."""

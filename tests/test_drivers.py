@@ -153,8 +153,6 @@ def test_a_network_that_fails_within_begin(seeded: World, world: World) -> None:
     with Proxy(world.database.server) as proxy:
         name = world.driver.removesuffix("-async")
         engine = world.engine(url=proxy.url(world.database.url(world.login, name)))
-        backend(engine)  # opened beforehand, and for asyncpg not ours: see below
-        engine.dispose()
         with world.session("acme", engine) as session:
             assert bodies(session) == {"row of acme"}
             session.commit()
@@ -450,7 +448,7 @@ def test_connections_of_asyncpg_that_are_not_ours_fall_back(
         pass
 
     def run() -> None:
-        opened_before = world.engine()
+        opened_before = world.engine(prepared=False)
         backend(opened_before)
         engines = [
             opened_before,
@@ -466,6 +464,12 @@ def test_connections_of_asyncpg_that_are_not_ours_fall_back(
                 with pytest.raises(DBAPIError) as raised:
                     bodies(session)
                 assert sqlstate(raised.value) == "22023"
+
+        # the pool's later connections are ours
+        opened_before.dispose()
+        with opened_before.connect() as connection:
+            found = type(connection.connection.driver_connection)
+            assert found is ScopedConnection
 
     world.run(run)
     assert len(log.records) == 1

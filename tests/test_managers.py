@@ -431,27 +431,31 @@ def test_errors_can_be_pickled(manager: PostgresManager) -> None:
 # --- at the same time ----------------------------------------------------------------
 
 
-def race(name: str, url: str, admin_url: str, barrier: Any, results: Any) -> None:
+def race(url: str, admin_url: str, barrier: Any, results: Any) -> None:
     """What each of the processes does."""
     engines = [create_engine(url), create_engine(admin_url)]
     manager = PostgresManager.from_engine(engines[0], "public", admin_engine=engines[1])
 
-    def use(tenant: str) -> Any:
-        if name == "create_tenant":
-            return manager.create_tenant(tenant)
-        if name == "create_tenants":
-            return manager.create_tenants(f"{tenant}-{number}" for number in range(5))
+    def create_tenant(tenant: str) -> object:
+        return manager.create_tenant(tenant)
+
+    def create_tenants(tenant: str) -> object:
+        return manager.create_tenants(f"{tenant}-{number}" for number in range(5))
+
+    def new_session(tenant: str) -> object:
         with manager.new_session(tenant) as session:
             session.add(Note())
             session.commit()
-            return None
+        return None
 
-    for number in range(ROUNDS):
-        barrier.wait(60)
-        try:
-            results.put(use(f"t{number}"))
-        except Exception as error:
-            results.put(type(error).__name__)
+    for use in (create_tenant, create_tenants, new_session):
+        for number in range(ROUNDS):
+            barrier.wait(60)
+            try:
+                result = use(f"{use.__name__}-{number}")
+            except Exception as error:
+                result = type(error).__name__
+            results.put((use.__name__, result))
     for engine in engines:
         engine.dispose()
 
@@ -459,31 +463,26 @@ def race(name: str, url: str, admin_url: str, barrier: Any, results: Any) -> Non
 PROCESSES, ROUNDS = 3, 8
 
 
-@pytest.mark.parametrize("name", ["create_tenant", "new_session", "create_tenants"])
-def test_several_processes_create_the_same_tenants(
-    name: str, migrated: Database
-) -> None:
+def test_several_processes_create_the_same_tenants(migrated: Database) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(PROCESSES), context.Queue()
-    urls = (migrated.app_url, migrated.admin_url)
-    processes = [
-        context.Process(target=race, args=(name, *urls, barrier, results))
-        for _ in range(PROCESSES)
-    ]
+    arguments = (migrated.app_url, migrated.admin_url, barrier, results)
+    processes = [context.Process(target=race, args=arguments) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in range(PROCESSES * ROUNDS)]
+    found: dict[str, list[Any]] = {}
+    for _ in range(3 * PROCESSES * ROUNDS):
+        name, result = results.get(timeout=60)
+        found.setdefault(name, []).append(result)
     for process in processes:
         process.join()
-    if name == "create_tenant":
-        assert found.count(None) == ROUNDS
-        assert found.count("TenantAlreadyExists") == ROUNDS * (PROCESSES - 1)
-    elif name == "new_session":
-        assert found == [None] * PROCESSES * ROUNDS
-        ((count,),) = migrated.rows("SELECT count(*) FROM notes")
-        assert count == PROCESSES * ROUNDS
-    else:
-        assert sum(found) == 5 * ROUNDS
+    assert found["create_tenant"].count(None) == ROUNDS
+    others = ROUNDS * (PROCESSES - 1)
+    assert found["create_tenant"].count("TenantAlreadyExists") == others
+    assert sum(found["create_tenants"]) == 5 * ROUNDS
+    assert found["new_session"] == [None] * PROCESSES * ROUNDS
+    ((count,),) = migrated.rows("SELECT count(*) FROM notes")
+    assert count == PROCESSES * ROUNDS
 
 
 # --- other setups --------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -587,3 +589,47 @@ def test_two_sessions_on_one_connection_cannot_have_two_tenants(
             first = world.session("acme", connection)
             assert bodies(first) == ACME
         first.close()
+
+
+@on_each_driver
+def test_a_session_after_a_commit_that_was_sent_by_hand(
+    seeded: World, world: World
+) -> None:
+    """asyncpg and SQLAlchemy disagree then, and SET LOCAL would have no effect."""
+    engine = world.engine()
+    with engine.connect() as connection:
+        connection.execute(text("COMMIT"))
+        with world.session("acme", connection) as session:
+            if world.driver == "asyncpg":
+                with pytest.raises(ScopeError, match="sent as a statement"):
+                    bodies(session)
+                with pytest.raises(ScopeError, match="roll it back"):
+                    bodies(session)
+            else:
+                assert bodies(session) == ACME
+    assert raw_state(engine)[0] == world.login
+    with world.session("globex", engine) as session:
+        assert bodies(session) == GLOBEX
+
+
+def test_a_listener_that_was_there_first_runs_in_the_scope(migrated: Database) -> None:
+    migrated.execute("CREATE ROLE tenant_acme NOLOGIN IN ROLE tenants ROLE app")
+    program = """
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session
+
+@event.listens_for(Session, "after_begin", propagate=True)
+def listener(session, transaction, connection):
+    print(connection.scalar(text("SELECT tenancy.current_tenant()")))
+
+import sys
+from sqlalchemy_tenants import TenantSession
+
+engine = create_engine(sys.argv[1])
+with TenantSession(engine, tenant="acme") as session:
+    session.connection()
+engine.dispose()
+"""
+    command = [sys.executable, "-c", program, migrated.app_url]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("acme\n", "")

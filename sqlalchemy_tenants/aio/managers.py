@@ -200,6 +200,17 @@ class PostgresManager(DBManager):
         """Create a tenant."""
         await _run(lambda: self._manager.create_tenant(tenant))
 
+    async def create_tenants(
+        self,
+        tenant_ids: Iterable[TenantId],
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Create many tenants, those that exist aside."""
+        return await _run(
+            lambda: self._manager.create_tenants(tenant_ids, progress=progress)
+        )
+
     async def delete_tenant(self, tenant: TenantId) -> None:
         """Delete a tenant, never its rows."""
         await _run(lambda: self._manager.delete_tenant(tenant))

@@ -88,6 +88,7 @@ class Asyncpg(Driver):
                 "or a TenantSession, or has a connection_class or async_creator of its "
                 "own; the scope takes round trips of its own on such a connection"
             )
+            self.register(connection.dialect)
             return False
         if raw.is_in_transaction():
             return False
@@ -101,7 +102,10 @@ class Asyncpg(Driver):
             # whatever happens, no later transaction finds it
             unused = raw.set_scope(None)
         if unused is not None:
-            log_once("this version of asyncpg begins transactions in an unknown way")
+            log_once(
+                "asyncpg: no transaction began where one was expected; the scope takes "
+                "round trips of its own"
+            )
         return unused is None
 
     def in_transaction(self, connection: Connection) -> bool | None:
