@@ -2,6 +2,9 @@
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
 # Passed to pytest, as in: make test ARGS="-k servers"
 ARGS :=
+# Tests wait for servers and processes more than they compute. Each worker has a
+# server of its own.
+PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
 # One environment for each series of SQLAlchemy, so that switching costs nothing.
 NEWEST := .venv
@@ -26,18 +29,18 @@ demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded Post
 	@$(NEWEST)/bin/python examples/quickstart/demo.py
 
 test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
-	@$(NEWEST)/bin/pytest $(ARGS)
+	@$(NEWEST)/bin/$(PYTEST) $(ARGS)
 
-REST := test-pg16 test-pg15 test-pg18-sa20 test-pg15-sa20
+REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
 
 test-all: test $(REST) ## Run the tests on PostgreSQL 15, 16, 18, SQLAlchemy 2.0, 2.1
 
 test-pg16 test-pg15: test-pg%: $(NEWEST)/package
-	@TENANTS_PG=$* $(NEWEST)/bin/pytest $(ARGS)
+	@TENANTS_PG=$* $(NEWEST)/bin/$(PYTEST) $(ARGS)
 
-test-pg18-sa20 test-pg15-sa20: test-pg%-sa20: $(SA20)/package
-	@TENANTS_PG=$* $(SA20)/bin/pytest $(ARGS)
+test-pg18-sa20: test-pg%-sa20: $(SA20)/package
+	@TENANTS_PG=$* $(SA20)/bin/$(PYTEST) $(ARGS)
 
 lint: $(NEWEST)/dependencies ## Check style and types
 	@$(NEWEST)/bin/ruff check --quiet

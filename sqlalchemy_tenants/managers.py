@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any, Self
@@ -97,6 +97,7 @@ class PostgresManager(DBManager):
         admin_engine: Engine,
         metadata: MetaData | None,
         tenancy: Tenancy,
+        session_options: Mapping[str, Any],
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -104,6 +105,7 @@ class PostgresManager(DBManager):
         self._admin_engine = admin_engine
         self._metadata = metadata
         self._tenancy = tenancy
+        self._session_options = session_options
         self._login_name: str | None = None
 
     @classmethod
@@ -116,6 +118,7 @@ class PostgresManager(DBManager):
         admin_engine: Engine | None = None,
         metadata: MetaData | None = None,
         tenancy: Tenancy | None = None,
+        session_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Return a manager.
 
@@ -129,6 +132,8 @@ class PostgresManager(DBManager):
             admin role; ``engine`` unless given, which suits development.
         :param metadata: the models, for :meth:`check` and for their configuration.
         :param tenancy: names of roles and setting, unless ``metadata`` has them.
+        :param session_options: further arguments of the sessions, as in
+            ``{"expire_on_commit": False}``.
         :raises ScopeError: for an engine of another database than PostgreSQL.
         """
         if isolation not in ("role", "shared"):
@@ -153,6 +158,7 @@ class PostgresManager(DBManager):
             admin_engine=admin_engine,
             metadata=metadata,
             tenancy=tenancy,
+            session_options=dict(session_options or {}),
         )
 
     @contextmanager
@@ -318,6 +324,7 @@ class PostgresManager(DBManager):
     def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""
         return {
+            **self._session_options,
             "tenant": tenant,
             "isolation": self._isolation,
             "schema": self._schema,
@@ -326,7 +333,12 @@ class PostgresManager(DBManager):
 
     def admin_kw(self, tenant: TenantId | None) -> dict[str, Any]:
         """Return the arguments of an :class:`AdminSession`."""
-        return {"tenant": tenant, "schema": self._schema, "tenancy": self._tenancy}
+        return {
+            **self._session_options,
+            "tenant": tenant,
+            "schema": self._schema,
+            "tenancy": self._tenancy,
+        }
 
     def tenant_scope(self, tenant: TenantId) -> Scope:
         """Return the scope of a tenant."""

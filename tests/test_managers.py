@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     insert,
+    inspect,
     select,
     text,
 )
@@ -98,6 +99,18 @@ def test_a_missing_tenant_is_an_error_at_once(role_world: World) -> None:
     assert manager.list_tenants() == []
     assert engine.pool.checkedout() == 0
     assert raw_state(engine)[0] == "app"
+
+
+@on_each_driver
+def test_options_of_sessions(world: World) -> None:
+    manager = world.manager(session_options={"expire_on_commit": False})
+    with manager.new_session("acme") as session:
+        session.add(note := Note(body="hello"))
+        session.commit()
+        assert not inspect(note).expired
+        assert session.tenant == "acme"
+    with manager.admin_session() as admin:
+        assert admin.expire_on_commit is False
 
 
 @on_each_driver

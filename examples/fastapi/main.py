@@ -27,7 +27,12 @@ from sqlalchemy_tenants.aio import AsyncTenantSession, PostgresManager
 engine = create_async_engine(os.environ["DATABASE_URL"])
 admin_engine = create_async_engine(os.environ["ADMIN_DATABASE_URL"])
 manager = PostgresManager.from_engine(
-    engine, schema="public", admin_engine=admin_engine, metadata=Base.metadata
+    engine,
+    schema="public",
+    admin_engine=admin_engine,
+    metadata=Base.metadata,
+    # as asyncio wants it: attributes can be read after a commit
+    session_options={"expire_on_commit": False},
 )
 
 
@@ -87,11 +92,9 @@ async def create_order(
 ) -> dict[str, Any]:
     order = Order(item=new.item, country=new.country)
     session.add(order)
-    await session.flush()  # the database gives it an id and its tenant
-    created = {"id": order.id, "tenant": order.tenant}
     await session.commit()
-    background.add_task(confirm, tenant, created["id"])
-    return created
+    background.add_task(confirm, tenant, order.id)
+    return {"id": order.id, "tenant": order.tenant}
 
 
 @app.get("/orders")

@@ -7,9 +7,9 @@ Every decision is taken in :mod:`sqlalchemy_tenants.managers`, which runs here t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -134,6 +134,7 @@ class PostgresManager(DBManager):
         admin_engine: AsyncEngine | None = None,
         metadata: MetaData | None = None,
         tenancy: Tenancy | None = None,
+        session_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Return a manager; the parameters are those of the sync one, with async
         engines.
@@ -147,6 +148,7 @@ class PostgresManager(DBManager):
             admin_engine=None if admin_engine is None else admin_engine.sync_engine,
             metadata=metadata,
             tenancy=tenancy,
+            session_options=session_options,
         )
         return cls(engine, manager, engine if admin_engine is None else admin_engine)
 
