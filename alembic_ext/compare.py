@@ -2,47 +2,62 @@
 
 Three comparators, in the order in which Alembic calls them:
 
-- before the tables, the bootstrap: roles, schema, function, declared tenants;
+- before the tables: the catalog is read, once;
 - for each table that Alembic compares, after its columns and indexes were added and
   before columns are dropped: row-level security, policies, privileges;
-- after the tables, what nothing needs any more.
+- after the tables: what precedes them all (roles, schema, function, declared tenants,
+  USAGE on schemas, policies that stand in the way of another table's change), and what
+  follows them all (policies that mention other tables, what nothing needs any more).
 
-They act on metadata that carries a mark or a configuration, and otherwise only where
-such tables have been in the database before.
+They act on metadata that carries a mark, and otherwise only where such tables have been
+in the database before. Each reverse restores what the database had.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alembic.operations.ops import (
     AlterColumnOp,
+    DropColumnOp,
+    DropTableOp,
     MigrateOperation,
     ModifyTableOps,
     UpgradeOps,
 )
-from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import MetaData, Table
+from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
+from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy import types as sqltypes
 
 from sqlalchemy_tenants import catalog
-from sqlalchemy_tenants.catalog import Catalog, Grant, TableState
-from sqlalchemy_tenants.declare import Mark, SharedTable, TenantTable, mark_of, marks
-from sqlalchemy_tenants.policies import Policy, deparsed, quote_qualified
-from sqlalchemy_tenants.tenancy import Tenancy, tenant_text
+from sqlalchemy_tenants.catalog import (
+    Catalog,
+    Dependency,
+    Grant,
+    ObjectType,
+    RoleState,
+    TableState,
+)
+from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of, marks
+from sqlalchemy_tenants.policies import Policy, deparsed, quote_name, quote_qualified
+from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy, tenant_text
 
-from . import ops
+from . import advice, ops
 
 if TYPE_CHECKING:
     # Alembic loads this module halfway through its own import
     from alembic.autogenerate.api import AutogenContext
     from alembic.runtime.plugins import Plugin
 
-_log = logging.getLogger(__name__)
+# A child of Alembic's logger: shown where Alembic's own lines are, and not disabled by
+# the logging.config.fileConfig() of its env.py, as loggers unknown to it are.
+_log = logging.getLogger("alembic.autogenerate.tenants")
 
 _STATE_KEY = "sqlalchemy_tenants"
 
@@ -65,30 +80,85 @@ def setup(plugin: Plugin) -> None:
         )
 
 
+class FilteredPolicy(Policy):
+    """A policy as ``include_object`` gets it, with type ``"policy"``: it has a
+    ``table``, and ``info`` like the other objects that are filtered."""
+
+    table: Table | None
+    info: dict[Any, Any]
+
+
+@dataclass
+class _PolicyChange:
+    """A policy whose place depends on the other tables' changes."""
+
+    table: _TableComparison
+    before: Policy | None
+    target: Policy | None
+
+
 @dataclass
 class _Run:
-    """What the comparators of one autogenerate run share, for one configuration.
+    """What the comparators of one autogenerate run share, for one set of names.
 
-    :param wanted: whether the models use tenancy at all.
-    :param schemas: schemas with tables of tenants or shared tables, by the models.
+    :param tenancy: the names; what else is configured is each metadata's own.
+    :param wanted: whether a model is marked or a tenant declared.
+    :param configured: the configurations with those names.
+    :param declared: those that declare tenants.
+    :param schemas: schemas of the tables of tenants and shared tables that Alembic
+        compares.
+    :param owners: owners of tables of tenants who are subject to the policies.
     :param removed: tables that cease to be ours in this run.
-    :param first: operations that have to precede those on other tables.
-    :param last: operations that have to follow those on other tables.
+    :param changes: policies that mention other tables.
+    :param defaults_left: columns that stay, and whose default calls our function.
+    :param settled: what was compared and found equal; of 1,000 tables most are alike.
+    :param policies: the policies of each mark.
     """
 
     tenancy: Tenancy
     database: Catalog
+    connection: Connection
     default_schema: str
-    wanted: bool
-    schemas: set[str]
+    wanted: bool = False
+    declared: list[Tenancy] = field(default_factory=list)
+    compared: int = 0
+    schemas: set[str] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
     removed: set[tuple[str, str]] = field(default_factory=set)
-    first: list[ModifyTableOps] = field(default_factory=list)
-    last: list[ModifyTableOps] = field(default_factory=list)
+    changes: list[_PolicyChange] = field(default_factory=list)
+    defaults_left: set[Dependency] = field(default_factory=set)
+    settled: set[Any] = field(default_factory=set)
+    policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
+    configured: set[Tenancy] = field(default_factory=set)
 
     @property
     def grantees(self) -> tuple[str, str]:
         """The group roles that hold privileges."""
         return (self.tenancy.tenants_role, self.tenancy.admin_role)
+
+    @cached_property
+    def dependencies(self) -> dict[tuple[str, str, str], frozenset[Dependency]]:
+        """What each policy mentions, read when first asked for."""
+        return catalog.read_dependencies(self.connection)
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Columns and their types by table, read when first asked for."""
+        return catalog.read_columns(self.connection)
+
+    def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
+        """Return the policies of a table with that mark."""
+        if mark not in self.policies:
+            self.policies[mark] = mark.policies(self.tenancy)
+        return self.policies[mark]
+
+    def is_group(self, role: str) -> bool:
+        """Whether a role is one of the group roles."""
+        return role in self.tenancy.group_roles
+
+    def is_tenant(self, role: str) -> bool:
+        """Whether a role is a tenant's by its name."""
+        return role.startswith(self.tenancy.role_prefix)
 
     def is_ours(self, table: TableState) -> bool:
         """Whether a policy or privilege of a group role is on the table."""
@@ -97,18 +167,22 @@ class _Run:
             roles & set(policy.roles or ()) for policy in table.policies.values()
         )
 
+    def default_grants(self, schema: str) -> frozenset[Grant]:
+        """Return what PUBLIC gets by default on a table that is created."""
+        found = set(self.database.table_defaults.get(self.database.current_user, ()))
+        state = self.database.schemas.get(schema)
+        if state is not None:
+            found |= state.table_defaults.get(self.database.current_user, frozenset())
+        return frozenset(
+            grant._replace(grantor=None) for grant in found if grant.role == "public"
+        )
+
 
 def compare_before_tables(
     autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Any
 ) -> PriorityDispatchResult:
-    """Read the catalog, and create or repair what all tables need."""
-    runs = _start(autogen_context)
-    autogen_context.inspector.info_cache[_STATE_KEY] = runs
-    for run in runs:
-        if run.wanted:
-            upgrade_ops.ops.extend(_bootstrap(run))
-            upgrade_ops.ops.extend(_usage(run))
-            upgrade_ops.ops.extend(_tenants(run, autogen_context, create=True))
+    """Read the catalog."""
+    autogen_context.inspector.info_cache[_STATE_KEY] = _start(autogen_context)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -123,11 +197,14 @@ def compare_table(
     """Compare row-level security, policies and privileges of one table."""
     runs: list[_Run] = autogen_context.inspector.info_cache.get(_STATE_KEY, [])
     for run in runs:
-        if metadata_table is not None and run.wanted:
-            if Tenancy.of(metadata_table.metadata) != run.tenancy:
-                continue
         _TableComparison(
-            run, autogen_context, modify_table_ops, schema, table_name, metadata_table
+            run,
+            autogen_context,
+            modify_table_ops,
+            schema,
+            table_name,
+            conn_table,
+            metadata_table,
         ).compare()
     return PriorityDispatchResult.CONTINUE
 
@@ -135,23 +212,23 @@ def compare_table(
 def compare_after_tables(
     autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Any
 ) -> PriorityDispatchResult:
-    """Place what depends on several tables, and drop what nothing needs."""
-    runs: list[_Run] = autogen_context.inspector.info_cache.get(_STATE_KEY, [])
+    """Place what precedes or follows all tables."""
+    runs: list[_Run] = autogen_context.inspector.info_cache.pop(_STATE_KEY, [])
+    first: list[MigrateOperation] = []
+    last: list[MigrateOperation] = []
+    touched = _touched(upgrade_ops, runs)
     for run in runs:
-        bootstrapped = next(
-            (
-                index
-                for index, op in enumerate(upgrade_ops.ops)
-                if not isinstance(op, ops.TenancyOp)
-            ),
-            len(upgrade_ops.ops),
-        )
-        upgrade_ops.ops[bootstrapped:bootstrapped] = run.first
-        upgrade_ops.ops.extend(run.last)
+        if run.wanted and (run.compared or run.declared):
+            first += _bootstrap(run)
+            first += _usage(run)
+            first += _default_privileges(run)
+            first += _tenants(run, autogen_context, create=True)
+        _place(run.changes, touched, first, last)
         if run.wanted:
-            upgrade_ops.ops.extend(_tenants(run, autogen_context, create=False))
-        upgrade_ops.ops.extend(_unused(run))
-    if autogen_context.opts.get("render_as_batch"):
+            last += _tenants(run, autogen_context, create=False)
+        last += _unused(run)
+    upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]
+    if runs and autogen_context.opts.get("render_as_batch"):
         upgrade_ops.ops[:] = _outside_of_batches(upgrade_ops.ops)
     return PriorityDispatchResult.CONTINUE
 
@@ -163,52 +240,134 @@ def _start(autogen_context: AutogenContext) -> list[_Run]:
     collections: Sequence[MetaData] = (
         [metadata] if isinstance(metadata, MetaData) else list(metadata or ())
     )
-    default_schema = connection.dialect.default_schema_name or "public"
-    wanted: dict[Tenancy, set[str]] = {}
+    configured: dict[Tenancy, list[tuple[Tenancy, bool]]] = {}
     for each in collections:
-        found = {table.schema or default_schema for table, mark in marks(each)}
-        if found or Tenancy.is_bound(each):
-            wanted.setdefault(Tenancy.of(each), set()).update(found)
+        marked = any(True for _ in marks(each))
+        if marked or Tenancy.is_bound(each):
+            tenancy = Tenancy.of(each)
+            configured.setdefault(_names(tenancy), []).append((tenancy, marked))
+    _refuse_collisions(configured)
     runs = []
-    for tenancy in wanted or [Tenancy()]:
-        database = catalog.read_database(connection, tenancy)
+    for names, found in (configured or {Tenancy(): []}).items():
+        declared = [tenancy for tenancy, marked in found if tenancy.tenants is not None]
+        wanted = bool(declared) or any(marked for tenancy, marked in found)
+        database = catalog.read_database(connection, names)
         # nothing wanted and nothing there: a project without tenants
         if wanted or database.function is not None:
-            database.tables = catalog.read_tables(connection, tenancy)
-            runs.append(
-                _Run(
-                    tenancy,
-                    database,
-                    default_schema,
-                    tenancy in wanted,
-                    wanted.get(tenancy, set()),
-                )
-            )
+            database.tables = catalog.read_tables(connection, names, columns=False)
+            if declared:
+                database.tenants = catalog.read_tenants(connection, names)
+            default_schema = connection.dialect.default_schema_name or "public"
+            run = _Run(names, database, connection, default_schema, wanted, declared)
+            run.configured = {tenancy for tenancy, marked in found}
+            runs.append(run)
+    if any(run.wanted for run in runs):
+        advice.check_models(collections)
+        advice.check_views(connection, collections, runs[0].default_schema)
     return runs
+
+
+def _names(tenancy: Tenancy) -> Tenancy:
+    """Return a configuration reduced to names, which is what a database has once."""
+    return dataclasses.replace(tenancy, force=True, tenants=None, logins=())
+
+
+def _refuse_collisions(configured: Collection[Tenancy]) -> None:
+    owners: dict[tuple[str, str], Tenancy] = {}
+    for names in configured:
+        taken = [("role", role) for role in names.group_roles]
+        for kind, name in [*taken, ("schema", names.schema)]:
+            if owners.setdefault((kind, name), names) is not names:
+                raise CommandError(
+                    f"two configurations (Tenancy) in target_metadata use {kind} "
+                    f"{name!r}, and differ otherwise: give each names of its own, or "
+                    f"use the same configuration"
+                )
 
 
 def _bootstrap(run: _Run) -> Iterator[MigrateOperation]:
     """Yield what creates or repairs roles and function."""
     tenancy, database = run.tenancy, run.database
-    if database.function is None and tenancy.schema not in database.schemas:
+    create = tenancy.schema not in database.schemas or (
+        database.function is None
+        and not any(map(run.is_ours, database.tables.values()))
+    )
+    if create:
         _log.info("Detected missing tenancy: group roles, schema %r", tenancy.schema)
         yield ops.CreateTenancyOp(tenancy)
-        return
     for role in tenancy.group_roles:
         group = tenancy.tenants_role if role == tenancy.shared_role else None
         state = database.roles.get(role)
-        if state is None:
+        if state is not None:
+            yield from _group_role(state, group if not create else None)
+        elif not create:
             _log.info("Detected missing group role %r", role)
-            yield ops.CreateGroupRoleOp(role, member_of=group)
-        elif group is not None and group not in state.member_of:
-            _log.info("Detected that role %r is no member of %r", role, group)
-            yield ops.GrantMembershipOp(group, role)
+            yield ops.CreateGroupRoleOp(
+                role, member_of=group, admin=role == tenancy.admin_role
+            )
+    for owner in sorted(run.owners):
+        if create and owner == database.current_user:
+            continue  # a part of create_tenancy
+        if not create and tenancy.admin_role not in database.roles:
+            continue  # a part of create_group_role
+        _log.info("Detected that %r, who owns tables, is no %s", owner, run.grantees[1])
+        yield ops.GrantMembershipOp(tenancy.admin_role, owner)
+    if not create:
+        yield from _function(run)
+
+
+def _group_role(state: RoleState, group: str | None) -> Iterator[MigrateOperation]:
+    wrong = {
+        name: value
+        for name, value in ops.GROUP_ROLE_ATTRIBUTES.items()
+        if getattr(state, name) is not value
+    }
+    if wrong:
+        _log.info("Detected altered group role %r: %s", state.name, ", ".join(wrong))
+        yield ops.AlterGroupRoleOp(state.name, **wrong)
+    if group is not None and group not in state.member_of:
+        _log.info("Detected that role %r is no member of %r", state.name, group)
+        yield ops.GrantMembershipOp(group, state.name)
+
+
+def _function(run: _Run) -> Iterator[MigrateOperation]:
+    tenancy, database = run.tenancy, run.database
     definition = catalog.function_definition(tenancy)
-    if database.function != definition:
-        _log.info("Detected altered function %s.current_tenant()", tenancy.schema)
+    owner = existing_owner = None
+    if database.function_owner is not None and (
+        run.is_group(database.function_owner) or run.is_tenant(database.function_owner)
+    ):
+        # who may act as it could replace the function
+        owner, existing_owner = database.current_user, database.function_owner
+    if database.function != definition or owner is not None:
+        _log.info("Detected altered function %s.%s()", tenancy.schema, FUNCTION_NAME)
         yield ops.ReplaceTenantFunctionOp(
-            tenancy.schema, definition, existing=database.function
+            tenancy.schema,
+            definition,
+            owner=owner,
+            existing=database.function,
+            existing_owner=existing_owner,
         )
+    if database.function is None:
+        return
+    # PUBLIC may execute a function unless that was revoked
+    found = {
+        grant
+        for grant in database.function_grants
+        if run.is_group(grant.role) or run.is_tenant(grant.role)
+    }
+    everyone = Grant("public", "EXECUTE") in database.function_grants
+    wanted = {
+        Grant(role, "EXECUTE")
+        for role in run.grantees
+        if not everyone or Grant(role, "EXECUTE") in found
+    }
+    changes = _grant_ops(
+        FUNCTION_NAME, found, wanted, schema=tenancy.schema, object_type="FUNCTION"
+    )
+    if changes:
+        _log.info("Detected changed privileges on the function of %r", tenancy.schema)
+    yield from changes
 
 
 def _usage(run: _Run) -> Iterator[MigrateOperation]:
@@ -220,44 +379,58 @@ def _usage(run: _Run) -> Iterator[MigrateOperation]:
     for name in sorted(schemas):
         state = database.schemas.get(name)
         grants = frozenset[Grant]() if state is None else state.grants
-        missing = [role for role in run.grantees if Grant(role, "USAGE") not in grants]
-        if state is not None and not state.grantable:
-            # PUBLIC has it, and this role could not grant it: good enough
-            if Grant("public", "USAGE") in grants:
-                continue
-        if missing:
-            _log.info("Detected missing USAGE on schema %r for %s", name, missing)
-            yield ops.GrantPrivilegesOp(name, ["USAGE"], missing, object_type="SCHEMA")
-        for extra in sorted(grants):
-            if extra.role in tenancy.group_roles and extra.privilege != "USAGE":
-                _log.info("Detected %s on schema %r for %r", extra[1], name, extra.role)
-                yield ops.RevokePrivilegesOp(
-                    name, [extra.privilege], [extra.role], object_type="SCHEMA"
-                )
+        found = {g for g in grants if run.is_group(g.role) or run.is_tenant(g.role)}
+        wanted = {Grant(role, "USAGE") for role in run.grantees}
+        by_public = Grant("public", "USAGE") in grants
+        if state is not None and not state.grantable and by_public:
+            # this role could not grant it, and everyone has it: good enough
+            wanted &= found
+        changes = _grant_ops(name, found, wanted, object_type="SCHEMA")
+        if changes:
+            _log.info("Detected changed privileges on schema %r", name)
+        yield from changes
+
+
+def _default_privileges(run: _Run) -> Iterator[MigrateOperation]:
+    """Yield what revokes privileges that roles of ours get on any table."""
+    defaults: list[tuple[str | None, dict[str, frozenset[Grant]]]] = [
+        (None, run.database.table_defaults)
+    ]
+    for name in sorted(run.schemas & set(run.database.schemas)):
+        defaults.append((name, run.database.schemas[name].table_defaults))
+    for schema, by_role in defaults:
+        for creator, grants in sorted(by_role.items()):
+            found = {
+                grant._replace(grantor=creator)
+                for grant in grants
+                if run.is_group(grant.role) or run.is_tenant(grant.role)
+            }
+            if found:
+                _log.info("Detected default privileges of %r in %r", creator, schema)
+            yield from _grant_ops(schema, found, (), object_type="DEFAULT TABLES")
 
 
 def _tenants(
     run: _Run, autogen_context: AutogenContext, *, create: bool
 ) -> Iterator[MigrateOperation]:
     """Yield the operations for tenants that are declared statically."""
-    tenancy = run.tenancy
-    if tenancy.tenants is None:
+    if not run.declared:
         return
-    assert autogen_context.connection is not None
-    if create:
-        run.database.tenants = catalog.read_tenants(autogen_context.connection, tenancy)
-    existing = run.database.tenants
-    declared = {tenancy.role_for(tenant): tenant for tenant in tenancy.tenants}
+    tenancy, existing = run.tenancy, run.database.tenants
+    declared = {
+        tenancy.role_for(tenant): (tenant, each.logins)
+        for each in run.declared
+        for tenant in each.tenants or ()
+    }
     names = {
         "role_prefix": tenancy.role_prefix,
         "tenants_role": tenancy.tenants_role,
     }
     if create:
         for role in sorted(set(declared) - set(existing)):
-            _log.info("Detected missing tenant %r", tenant_text(declared[role]))
-            yield ops.CreateTenantRoleOp(
-                declared[role], logins=tuple(tenancy.logins), **names
-            )
+            tenant, logins = declared[role]
+            _log.info("Detected missing tenant %r", tenant_text(tenant))
+            yield ops.CreateTenantRoleOp(tenant, logins=tuple(logins), **names)
     else:
         for role in sorted(set(existing) - set(declared)):
             _log.info("Detected removed tenant %r", tenancy.tenant_of(role))
@@ -267,7 +440,7 @@ def _tenants(
 
 
 def _unused(run: _Run) -> Iterator[MigrateOperation]:
-    """Yield what takes back USAGE on schemas, and the bootstrap after its last table."""
+    """Yield what takes back USAGE on schemas, and after the last table all the rest."""
     database, tenancy = run.database, run.tenancy
     if not run.removed:
         return
@@ -279,12 +452,84 @@ def _unused(run: _Run) -> Iterator[MigrateOperation]:
     used = run.schemas | {schema for schema, name in remaining}
     for name in sorted({schema for schema, table in run.removed} - used):
         state = database.schemas[name]
-        held = [role for role in run.grantees if Grant(role, "USAGE") in state.grants]
-        if held:
-            yield ops.RevokePrivilegesOp(name, ["USAGE"], held, object_type="SCHEMA")
-    if not run.wanted and not remaining:
-        _log.info("Detected unused tenancy: schema %r", tenancy.schema)
-        yield ops.DropTenancyOp(tenancy)
+        found = {grant for grant in state.grants if run.is_group(grant.role)}
+        yield from _grant_ops(name, found, (), object_type="SCHEMA")
+    if run.wanted or remaining or database.function is None:
+        return
+    if run.defaults_left:
+        _log.warning(
+            "no table has tenants any more, but schema %r stays: its function is the "
+            "default of %s",
+            tenancy.schema,
+            ", ".join(
+                sorted(".".join(filter(None, each)) for each in run.defaults_left)
+            ),
+        )
+        return
+    _log.info("Detected unused tenancy: schema %r", tenancy.schema)
+    yield ops.DropTenancyOp(tenancy)
+
+
+def _touched(upgrade_ops: UpgradeOps, runs: Iterable[_Run]) -> set[Dependency]:
+    """Return tables that are dropped, and columns that are dropped or get another type:
+    no policy may mention them meanwhile."""
+    touched = set()
+    default_schema = next((run.default_schema for run in runs), "public")
+    for op in upgrade_ops.ops:
+        if isinstance(op, DropTableOp):
+            schema = op.schema or default_schema
+            touched.add(Dependency(schema, op.table_name, None))
+        elif isinstance(op, ModifyTableOps):
+            schema = op.schema or default_schema
+            for inner in op.ops:
+                if isinstance(inner, DropColumnOp) or _alters_type(inner):
+                    assert isinstance(inner, DropColumnOp | AlterColumnOp)
+                    touched.add(Dependency(schema, op.table_name, inner.column_name))
+    for run in runs:
+        run.defaults_left = {
+            each
+            for each in run.database.defaults
+            if each not in touched and each._replace(column=None) not in touched
+        }
+    return touched
+
+
+def _alters_type(op: MigrateOperation) -> bool:
+    return isinstance(op, AlterColumnOp) and op.modify_type is not None
+
+
+def _place(
+    changes: Iterable[_PolicyChange],
+    touched: set[Dependency],
+    first: list[MigrateOperation],
+    last: list[MigrateOperation],
+) -> None:
+    """Place policies that mention other tables before or after all tables."""
+    for change in changes:
+        table, before, target = change.table, change.before, change.target
+        blocked = (
+            before is not None
+            and touched
+            and any(
+                each in touched or each._replace(column=None) in touched
+                for each in table.dependencies(before)
+            )
+        )
+        if before is not None and (target is None or blocked):
+            first.append(table.drop(before))
+            if target is not None:
+                last.append(table.create(target))
+        elif before is None:
+            assert target is not None
+            last.append(table.create(target))
+        else:
+            assert target is not None
+            operations = table.alter(before, target)
+            if len(operations) == 1:
+                last += operations
+            elif operations:
+                first.append(operations[0])
+                last.append(operations[1])
 
 
 class _TableComparison:
@@ -297,6 +542,7 @@ class _TableComparison:
         modify_table_ops: ModifyTableOps,
         schema: str | None,
         table_name: str,
+        conn_table: Table | None,
         metadata_table: Table | None,
     ) -> None:
         self.run = run
@@ -305,285 +551,502 @@ class _TableComparison:
         self.schema = schema
         self.name = table_name
         self.key = (schema or run.default_schema, table_name)
+        self.full_name = f"{schema}.{table_name}" if schema else table_name
+        self.conn_table = conn_table
         self.table = metadata_table
         self.existing = run.database.tables.get(self.key)
         self.mark: Mark | None = None
-        if metadata_table is not None and run.wanted:
+        self.is_another_runs = False
+        self.force = True
+        if metadata_table is not None:
             self.mark = mark_of(metadata_table)
+            tenancy = Tenancy.of(metadata_table.metadata)
+            self.force = tenancy.force
+            if self.mark is not None and tenancy not in run.configured:
+                self.mark, self.is_another_runs = None, True
 
     def compare(self) -> None:
         """Add the operations that lead from the database to the models."""
         existing = self.existing
-        if self.mark is None:
-            if existing is None or not self.run.is_ours(existing):
-                return
-            _log.info("Detected that table %r has no tenants any more", self.name)
+        if self.mark is not None:
+            self.run.compared += 1
+            self.run.schemas.add(self.key[0])
+        elif existing is None:
+            return
+        elif self.run.is_ours(existing):
+            if not self.is_another_runs:
+                _log.info("Detected that table %r is no tenants' table", self.full_name)
             self.run.removed.add(self.key)
+        elif not (
+            self.run.wanted and any(self.run.is_tenant(g.role) for g in existing.grants)
+        ):
+            return
         # privileges are taken before the policies go, and given after they have come
         grants = self._compare_grants()
         self._add(op for op in grants if isinstance(op, ops.RevokePrivilegesOp))
         if isinstance(self.mark, TenantTable):
-            self._compare_row_security(True, self.run.tenancy.force)
-            self._compare_policies(self.mark.policies(self.run.tenancy))
-        else:
-            kept = self._compare_policies(())
-            if not kept:
-                self._compare_row_security(False, False)
+            if existing is not None and existing.owner_is_admin is not True:
+                self.run.owners.add(existing.owner)
+            self._compare_policies(self.mark)
+        elif not self.is_another_runs and (
+            self.mark is not None or self.key in self.run.removed
+        ):
+            self._compare_no_policies()
         self._add(op for op in grants if isinstance(op, ops.GrantPrivilegesOp))
+
+    def dependencies(self, policy: Policy) -> frozenset[Dependency]:
+        """Return what a policy of the database mentions."""
+        key = (*self.key, policy.name)
+        return self.run.dependencies.get(key, frozenset())
+
+    def create(self, policy: Policy) -> ops.CreatePolicyOp:
+        """Return the operation that creates a policy."""
+        return ops.CreatePolicyOp(policy, self.name, schema=self.schema)
+
+    def drop(self, policy: Policy) -> ops.DropPolicyOp:
+        """Return the operation that drops a policy."""
+        return ops.DropPolicyOp(policy, self.name, schema=self.schema)
+
+    def alter(self, before: Policy, target: Policy) -> list[MigrateOperation]:
+        """Return what makes a policy another one: nothing, one alteration, or a drop
+        and a creation."""
+        differs = self._differences(before, target)
+        if not differs:
+            return []
+        _log.info(
+            "Detected altered policy %r on table %r: %s",
+            target.name,
+            self.full_name,
+            ", ".join(differs),
+        )
+        # ALTER POLICY can neither change these nor take an expression away
+        if {"command", "permissive"} & differs.keys() or any(
+            None in values for values in differs.values()
+        ):
+            return [self.drop(before), self.create(target)]
+        changes: dict[str, Any] = {}
+        for part, (old, new) in differs.items():
+            changes[part], changes[f"existing_{part}"] = new, old
+        return [
+            ops.AlterPolicyOp(target.name, self.name, schema=self.schema, **changes)
+        ]
 
     def _add(self, operations: Iterable[MigrateOperation]) -> None:
         self.modify.ops.extend(operations)
 
-    def _compare_row_security(self, enable: bool, force: bool) -> None:
-        existing = self.existing
-        before = (False, False) if existing is None else (existing.rls, existing.force)
-        if before == (enable, force):
-            return
-        _log.info(
-            "Detected row-level security %s on table %r",
-            "missing or not forced" if enable else "that nothing needs",
-            self.name,
-        )
+    def _enable(
+        self, enable: bool, force: bool, before: tuple[bool, bool]
+    ) -> ops.RowSecurityOp:
         cls = ops.EnableRLSOp if enable else ops.DisableRLSOp
-        self._add([cls(self.name, schema=self.schema, force=force, existing=before)])
+        return cls(self.name, schema=self.schema, force=force, existing=before)
 
-    def _compare_policies(self, wanted: Collection[Policy]) -> bool:
-        """Compare policies, and return whether some stay that are not ours."""
+    def _compare_row_security(
+        self, before: tuple[bool, bool], after: tuple[bool, bool]
+    ) -> None:
+        if before != after:
+            _log.info(
+                "Detected row-level security %s on table %r",
+                "missing or not forced" if after[0] else "that nothing needs",
+                self.full_name,
+            )
+            self._add([self._enable(*after, before)])
+
+    @property
+    def _flags(self) -> tuple[bool, bool]:
         existing = self.existing
+        return (False, False) if existing is None else (existing.rls, existing.force)
+
+    def _compare_policies(self, mark: TenantTable) -> None:
+        """Compare row-level security and policies of a table of tenants."""
         altered = {
             op.column_name
             for op in self.modify.ops
             if isinstance(op, AlterColumnOp) and op.modify_type is not None
         }
-        found: dict[str, Policy] = {}
-        in_the_way: set[str] = set()
-        kept = False
-        if existing is not None:
-            for name, policy in existing.policies.items():
-                if not self._is_compared(name, policy):
-                    kept = True
-                elif (
-                    self.mark is None
-                    and self.table is not None
-                    and not (
-                        set(self.run.tenancy.group_roles) & set(policy.roles or ())
-                    )
-                ):
-                    # the mark was removed; the table's other policies stay
-                    kept = True
-                else:
-                    found[name] = policy
-                    if altered & existing.policy_columns[name]:
-                        in_the_way.add(name)
-
-        targets = {policy.name: policy for policy in wanted}
-        for name in sorted(set(found) - set(targets)):
-            _log.info("Detected extra policy %r on table %r", name, self.name)
-            self._drop(found[name], first=name in in_the_way)
-        for name, target in targets.items():
-            before = found.get(name)
+        flags, wanted = self._flags, (True, self.force)
+        # the same policies as on a table that was compared before: nothing to do
+        known = (mark, self.existing and id(self.existing.policies))
+        if known in self.run.settled and not altered:
+            self._compare_row_security(flags, wanted)
+            return
+        targets = {policy.name: policy for policy in self.run.policies_of(mark)}
+        found = self._policies_of_the_database()
+        changes = len(self.run.changes)
+        leading: list[MigrateOperation] = []
+        following: list[MigrateOperation] = []
+        for name in [*sorted(set(found) - set(targets)), *targets]:
+            before, target = found.get(name), targets.get(name)
+            if not self._is_included(name, before, target):
+                continue
             if before is None:
-                if self._is_wanted(target):
-                    _log.info("Detected missing policy %r on %r", name, self.name)
-                    self._create(target)
-            elif name in in_the_way:
-                self._drop(before, first=True)
-                self._create(target)
-            else:
-                self._alter(before, target)
-        return kept
-
-    def _alter(self, before: Policy, target: Policy) -> None:
-        differs = {
-            part: not self._same(getattr(before, part), getattr(target, part), target)
-            for part in ("using", "with_check")
-        }
-        roles = before.roles != target.roles
-        fixed = (before.command, before.permissive) != (
-            target.command,
-            target.permissive,
-        )
-        if not (fixed or roles or any(differs.values())):
-            return
-        _log.info("Detected altered policy %r on table %r", target.name, self.name)
-        # ALTER POLICY can neither change these nor take an expression away
-        if fixed or any(
-            None in (getattr(before, part), getattr(target, part))
-            for part, different in differs.items()
-            if different
-        ):
-            self._drop(before)
-            self._create(target)
-            return
-        changes: dict[str, Any] = {}
-        if roles:
-            changes["roles"], changes["existing_roles"] = target.roles, before.roles
-        for part, different in differs.items():
-            if different:
-                changes[part] = getattr(target, part)
-                changes[f"existing_{part}"] = getattr(before, part)
-        self._add(
-            [ops.AlterPolicyOp(target.name, self.name, schema=self.schema, **changes)]
-        )
-
-    def _create(self, policy: Policy) -> None:
-        op = ops.CreatePolicyOp(policy, self.name, schema=self.schema)
-        if self._mentions_tables(policy):
-            # tables that are created in the same revision have to come first
-            self.run.last.append(self._modify([op]))
-        else:
-            self._add([op])
-
-    def _drop(self, policy: Policy, *, first: bool = False) -> None:
-        op = ops.DropPolicyOp(policy, self.name, schema=self.schema)
-        if self._mentions_tables(policy):
-            # tables that are dropped in the same revision have to come later
-            self.run.first.append(self._modify([op]))
-        elif first:
+                _log.info("Detected missing policy %r on %r", name, self.full_name)
+            elif target is None:
+                _log.info("Detected extra policy %r on %r", name, self.full_name)
+            if self._is_placed_later(before, target):
+                self.run.changes.append(_PolicyChange(self, before, target))
+                continue
             # a column's type cannot change while a policy mentions it
-            self.modify.ops.insert(0, op)
-        else:
-            self._add([op])
+            if (
+                altered
+                and before is not None
+                and any(each.column in altered for each in self.dependencies(before))
+            ):
+                leading.append(self.drop(before))
+                if target is not None:
+                    following.append(self.create(target))
+            elif before is None:
+                assert target is not None
+                following.append(self.create(target))
+            elif target is None:
+                following.append(self.drop(before))
+            else:
+                following += self.alter(before, target)
+        if not (
+            mark.extra
+            or leading
+            or following
+            or len(self.run.changes) > changes
+            or self.autogen_context.opts.get("include_object")
+            or self.autogen_context.opts.get("include_name")
+        ):
+            self.run.settled.add(known)
+        if leading and flags == (True, True):
+            # without policies, statements between would touch no row, and not fail
+            leading.insert(0, self._enable(True, False, flags))
+            following.append(self._enable(*wanted, (True, False)))
+            flags = wanted
+        self._compare_row_security(flags, wanted)
+        self.modify.ops[:0] = leading
+        self._add(following)
 
-    def _modify(self, operations: Sequence[MigrateOperation]) -> ModifyTableOps:
-        return ModifyTableOps(self.name, operations, schema=self.schema)
+    def _compare_no_policies(self) -> None:
+        """Compare a table that has no tenants, or is dropped: nothing of ours stays."""
+        is_dropped = self.table is None
+        found = self._policies_of_the_database()
+        others = len(self.existing.policies) - len(found) if self.existing else 0
+        dropped = False
+        for name, policy in sorted(found.items()):
+            is_ours = any(map(self.run.is_group, policy.roles or ()))
+            if not (is_ours or is_dropped) or not self._is_included(name, policy, None):
+                others += 1
+                continue
+            dropped = True
+            _log.info("Detected extra policy %r on %r", name, self.full_name)
+            if self._is_placed_later(policy, None):
+                self.run.changes.append(_PolicyChange(self, policy, None))
+            else:
+                self._add([self.drop(policy)])
+        # what nobody of us enabled is not ours to disable
+        if is_dropped or (not others and (dropped or self.mark is not None)):
+            self._compare_row_security(self._flags, (False, False))
 
-    def _mentions_tables(self, policy: Policy) -> bool:
-        """Whether a policy has subselects other than the call of our function."""
-        call = f"{quote_qualified(self.run.tenancy.schema, 'current_tenant')}()"
-        for expression in (policy.using, policy.with_check):
-            if expression is not None:
-                own = re.compile(
-                    r"\(\s*select\s+\(?" + re.escape(call) + r"[^()]*\)?[^()]*\)",
-                    re.IGNORECASE,
-                )
-                if _SUBSELECT.search(own.sub("", expression)):
-                    return True
-        return False
+    def _policies_of_the_database(self) -> dict[str, Policy]:
+        if self.existing is None:
+            return {}
+        parents = {"table_name": self.name, "schema_name": self.schema}
+        return {
+            name: policy
+            for name, policy in self.existing.policies.items()
+            if self.autogen_context.run_name_filters(
+                name,
+                "policy",  # type: ignore[arg-type]
+                dict(parents),  # type: ignore[arg-type]
+            )
+        }
 
-    def _same(self, before: str | None, target: str | None, policy: Policy) -> bool:
+    def _is_included(
+        self, name: str, before: Policy | None, target: Policy | None
+    ) -> bool:
+        """Whether the environment's filters let a policy in."""
+        in_database = () if self.existing is None else self.existing.policies
+        if before is None and name in in_database:
+            return False  # left out by its name
+        subject = before if target is None else target
+        assert subject is not None
+        return self.autogen_context.run_object_filters(
+            self._filtered(subject),
+            name,
+            "policy",  # type: ignore[arg-type]
+            target is None,
+            None if before is None or target is None else self._filtered(before),
+        )
+
+    def _filtered(self, policy: Policy) -> Any:
+        result = object.__new__(FilteredPolicy)
+        table = self.conn_table if self.table is None else self.table
+        result.__dict__.update(vars(policy), table=table, info={})
+        return result
+
+    def _is_placed_later(self, before: Policy | None, target: Policy | None) -> bool:
+        """Whether a policy mentions another table, which may be created or dropped, or
+        whose columns may be."""
+        if target is not None and not self._is_own(target) and _has_subselect(target):
+            return True
+        return (
+            before is not None
+            and _has_subselect(before)
+            # ours have one, without FROM
+            and not (target is not None and self._has_own_text(before, target))
+            and any(
+                (each.schema, each.table) != self.key
+                for each in self.dependencies(before)
+            )
+        )
+
+    def _has_own_text(self, before: Policy, target: Policy) -> bool:
+        return self._is_own(target) and all(
+            self._same_tree(getattr(before, part), getattr(target, part), target)
+            for part in ("using", "with_check")
+        )
+
+    def _is_own(self, policy: Policy) -> bool:
+        """Whether it is one of the three that keep tenants apart."""
+        mark = self.mark
+        return (
+            isinstance(mark, TenantTable) and policy in self.run.policies_of(mark)[:3]
+        )
+
+    def _differences(
+        self, before: Policy, target: Policy
+    ) -> dict[str, tuple[Any, Any]]:
+        """Return what differs, old and new, by the names of its parts."""
+        result = {
+            part: (getattr(before, part), getattr(target, part))
+            for part in ("command", "permissive", "roles")
+        }
+        if "public" in (target.roles or ()) and before.roles == ("public",):
+            del result["roles"]  # the server ignores other roles beside PUBLIC
+        result = {part: pair for part, pair in result.items() if pair[0] != pair[1]}
+        expressions = {
+            part: (getattr(before, part), getattr(target, part))
+            for part in ("using", "with_check")
+            if not self._same_tree(getattr(before, part), getattr(target, part), target)
+        }
+        if expressions and not result and not self._is_own(target):
+            expressions = self._ask_server(before, target, expressions)
+        return {**result, **expressions}
+
+    def _same_tree(
+        self, before: str | None, target: str | None, policy: Policy
+    ) -> bool:
         """Whether the database's expression is the one of the models."""
         if before is None or target is None:
             return before is target
         if before == target:
             return True
-        mark = self.mark
-        assert isinstance(mark, TenantTable)
-        if policy in mark.policies(self.run.tenancy)[:3]:
+        database, tenancy = self.run.database, self.run.tenancy
+        if self._is_own(policy):
+            assert isinstance(self.mark, TenantTable)
             # our own, whose printed form is known
-            if before in deparsed(target, mark.column, mark.cast):
+            column, cast = self.mark.column, self.mark.cast
+            if before in deparsed(target, column, cast):
                 return True
+            if not database.function_visible:
+                return False
+            call = f"{quote_qualified(tenancy.schema, FUNCTION_NAME)}()"
+            unqualified = target.replace(call, f"{FUNCTION_NAME}()")
+            return before in deparsed(unqualified, column, cast)
         from .expressions import same_expression
 
-        return same_expression(target, before, table=self.name)
-
-    def _is_compared(self, name: str, policy: Policy) -> bool:
-        """Whether the environment's filters let a policy of the database in."""
-        return self.autogen_context.run_name_filters(
-            name,
-            "policy",  # type: ignore[arg-type]
-            {"table_name": self.name, "schema_name": self.schema},
-        ) and self.autogen_context.run_object_filters(
-            policy,  # type: ignore[arg-type]
-            name,
-            "policy",  # type: ignore[arg-type]
-            True,
-            None,
+        return same_expression(
+            target,
+            before,
+            table=quote_qualified(*self.key),
+            column_types=self._column_types(),
+            default_schema=self.run.default_schema,
         )
 
-    def _is_wanted(self, policy: Policy) -> bool:
-        """Whether the environment's filters let a policy of the models in."""
-        return self.autogen_context.run_object_filters(
-            policy,  # type: ignore[arg-type]
-            policy.name,
-            "policy",  # type: ignore[arg-type]
-            False,
-            None,
+    def _column_types(self) -> dict[str, str]:
+        types: dict[str, str] = {}
+        for (schema, name), columns in self.run.columns.items():
+            for column, type_ in columns.items():
+                types[f"{schema}.{name}.{column}"] = type_
+                if schema == self.run.default_schema:
+                    types[f"{name}.{column}"] = type_
+        types.update(self.run.columns.get(self.key, {}))
+        return types
+
+    def _ask_server(
+        self,
+        before: Policy,
+        target: Policy,
+        differences: dict[str, tuple[str | None, str | None]],
+    ) -> dict[str, tuple[str | None, str | None]]:
+        """Let the server print the models' expressions, and compare its text."""
+        from .expressions import deparse_on_server
+
+        if any(None in pair for pair in differences.values()):
+            return differences
+        printed = deparse_on_server(
+            self.run.connection,
+            columns=list(self.run.columns[self.key].items()),
+            using=target.using,
+            with_check=target.with_check,
+            command=target.command,
+            table=quote_name(self.name),
         )
+        if printed is None:
+            for part, (old, new) in differences.items():
+                _log.warning(
+                    "cannot tell whether policy %r on table %r is the same in database "
+                    "and models, and take it for altered; %s: %s | %s",
+                    target.name,
+                    self.full_name,
+                    part,
+                    old,
+                    new,
+                )
+            return differences
+        result = {}
+        for part, text in zip(("using", "with_check"), printed, strict=True):
+            if part not in differences:
+                continue
+            old, new = differences[part]
+            if text == old:
+                _log.info(
+                    "policy %r on table %r is the same in database and models for the "
+                    "server, though it does not look like it; %s: %s | %s",
+                    target.name,
+                    self.full_name,
+                    part,
+                    old,
+                    new,
+                )
+            else:
+                result[part] = (old, new)
+        return result
 
     def _compare_grants(self) -> list[MigrateOperation]:
+        run, mark, existing = self.run, self.mark, self.existing
+        # the same as on a table that was compared before: nothing to do
+        known: tuple[Any, ...] | None = None
+        if existing is not None and self.table is not None:
+            objects = (existing.grants, existing.sequences, existing.identities)
+            known = (mark, self.is_another_runs, *map(id, objects))
+            if known in run.settled:
+                return []
         wanted: set[Grant] = set()
-        if self.mark is not None:
+        if mark is not None:
             wanted = {
                 Grant(role, privilege)
-                for role in self.run.grantees
-                for privilege in self.mark.privileges
+                for role in run.grantees
+                for privilege in mark.privileges
             }
-        existing = self.existing
-        found = frozenset[Grant]() if existing is None else existing.grants
-        if self.mark is None or isinstance(self.mark, SharedTable):
-            # what others hold on a table without policies is not ours to judge
-            found = frozenset(
-                grant for grant in found if grant.role in self.run.tenancy.group_roles
-            )
-        operations = _grant_ops(self.name, self.schema, found, frozenset(wanted))
-        needs_sequences = self.mark is not None and "INSERT" in self.mark.privileges
-        usage = (
-            frozenset(Grant(role, "USAGE") for role in self.run.grantees)
-            if needs_sequences
-            else frozenset[Grant]()
+        if existing is None:
+            tables = run.default_grants(self.key[0])
+        else:
+            tables = existing.grants
+        operations = _grant_ops(
+            self.name, filter(self._is_judged, tables), wanted, schema=self.schema
         )
-        sequences = existing.sequences if existing is not None else {}
-        columns = set(sequences)
-        if existing is None and self.table is not None:
-            columns = _serial_columns(self.table)
-        for column in sorted(columns):
-            operations += _grant_ops(
-                self.name,
-                self.schema,
-                sequences.get(column, frozenset()),
-                usage,
-                sequence_of=column,
-            )
+        usage: set[Grant] = set()
+        if mark is not None and "INSERT" in mark.privileges:
+            usage = {Grant(role, "USAGE") for role in run.grantees}
+        if existing is not None:
+            sequences, identities = existing.sequences, existing.identities
+        else:
+            assert self.table is not None
+            sequences, identities = dict.fromkeys(_serials(self.table), frozenset()), {}
+        for each, needed in ((sequences, usage), (identities, set[Grant]())):
+            for column, grants in sorted(each.items()):
+                operations += _grant_ops(
+                    self.name,
+                    filter(self._is_judged, grants),
+                    needed,
+                    schema=self.schema,
+                    object_type="SEQUENCE",
+                    columns=[column],
+                )
         if operations:
-            _log.info("Detected changed privileges on table %r", self.name)
+            _log.info("Detected changed privileges on table %r", self.full_name)
+        else:
+            run.settled.add(known)
         return operations
+
+    def _is_judged(self, grant: Grant) -> bool:
+        """Whether a privilege is ours to revoke."""
+        if self.table is None:
+            return True  # the table is dropped, and the downgrade restores it
+        if self.run.is_group(grant.role):
+            return True
+        # what others hold on a table without policies is not ours to judge
+        if isinstance(self.mark, TenantTable) and grant.role == "public":
+            return True
+        return (
+            self.run.wanted
+            and not self.is_another_runs
+            and self.run.is_tenant(grant.role)
+        )
+
+
+def _has_subselect(policy: Policy) -> bool:
+    return any(
+        _SUBSELECT.search(expression or "")
+        for expression in (policy.using, policy.with_check)
+    )
 
 
 def _grant_ops(
-    name: str,
-    schema: str | None,
-    found: frozenset[Grant],
-    wanted: frozenset[Grant],
+    name: str | None,
+    found: Iterable[Grant],
+    wanted: Iterable[Grant],
     *,
-    sequence_of: str | None = None,
+    schema: str | None = None,
+    object_type: ObjectType = "TABLE",
+    columns: Sequence[str] = (),
 ) -> list[MigrateOperation]:
     """Return revokes of what is found and not wanted, then grants of the opposite."""
+    found = list(found)
+    wants = {grant[:3] for grant in wanted}
+    changes: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+
+    def add(
+        cls: type[Any], role: str, privilege: str, column: str | None, *how: Any
+    ) -> None:
+        # columns first: revoking from the table would revoke from its columns, too
+        key = (cls is ops.GrantPrivilegesOp, column is None, column or "", cls, *how)
+        changes.setdefault(key, {}).setdefault(role, []).append(privilege)
+
+    for grant in found:
+        if grant[:3] not in wants:
+            add(
+                ops.RevokePrivilegesOp,
+                *grant[:3],
+                False,
+                grant.grantable,
+                grant.grantor,
+            )
+        elif grant.grantable:
+            add(ops.RevokePrivilegesOp, *grant[:3], True, True, grant.grantor)
+    for key in wants - {grant[:3] for grant in found}:
+        add(ops.GrantPrivilegesOp, *key, False, False, None)
+
     operations: list[MigrateOperation] = []
     order = {privilege: index for index, privilege in enumerate(ops.PRIVILEGES)}
-    for cls, grants in (
-        # columns first: revoking from the table would revoke from its columns, too
-        (ops.RevokePrivilegesOp, [g for g in found - wanted if g.column is not None]),
-        (ops.RevokePrivilegesOp, [g for g in found - wanted if g.column is None]),
-        (ops.GrantPrivilegesOp, list(wanted - found)),
-    ):
-        held: dict[tuple[str, str | None], list[str]] = {}
-        for grant in sorted(grants, key=lambda g: (order.get(g.privilege, 99), g.role)):
-            held.setdefault((grant.role, grant.column), []).append(grant.privilege)
-        by_privileges: dict[tuple[tuple[str, ...], str | None], list[str]] = {}
-        for (role, column), privileges in held.items():
-            by_privileges.setdefault((tuple(privileges), column), []).append(role)
-        for (privileges_, column), roles in by_privileges.items():
-            if sequence_of is not None:
-                operations.append(
-                    cls(
-                        name,
-                        privileges_,
-                        roles,
-                        schema=schema,
-                        object_type="SEQUENCE",
-                        columns=[sequence_of],
-                    )
+    for change in sorted(changes, key=lambda key: (*key[:3], *map(str, key[4:]))):
+        _, _, column, cls, option, before, grantor = change
+        roles: dict[tuple[str, ...], list[str]] = {}
+        for role, privileges in sorted(changes[change].items()):
+            held = tuple(sorted(privileges, key=lambda each: order.get(each, 99)))
+            roles.setdefault(held, []).append(role)
+        for privileges_, grantees in roles.items():
+            operations.append(
+                cls(
+                    name,
+                    privileges_,
+                    grantees,
+                    schema=schema,
+                    object_type=object_type,
+                    columns=columns or ([column] if column else []),
+                    grant_option=option,
+                    granted_by=grantor,
+                    before=before,
                 )
-            else:
-                columns = [] if column is None else [column]
-                operations.append(
-                    cls(name, privileges_, roles, schema=schema, columns=columns)
-                )
+            )
     return operations
 
 
-def _serial_columns(table: Table) -> set[str]:
+def _serials(table: Table) -> set[str]:
     """Return the columns that ``CREATE TABLE`` makes SERIAL."""
     column = table.autoincrement_column
     if (

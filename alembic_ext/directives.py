@@ -14,7 +14,8 @@ from sqlalchemy_tenants.declare import marks
 
 _PLUGIN = "alembic.autogenerate.tenants"
 
-_log = logging.getLogger(__name__)
+# see .compare: a logger of another name would be disabled by env.py
+_log = logging.getLogger(_PLUGIN)
 
 Directive: TypeAlias = Callable[
     [

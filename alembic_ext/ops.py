@@ -6,7 +6,7 @@ How is in :mod:`.toimpl`, as source in :mod:`.render`, when in :mod:`.compare`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 
@@ -129,14 +129,20 @@ class DropTenancyOp(_TenancyNamesOp):
 
 
 class _GroupRoleOp(TenancyOp):
-    def __init__(self, role: str, *, member_of: str | None = None) -> None:
+    def __init__(
+        self, role: str, *, member_of: str | None = None, admin: bool = False
+    ) -> None:
         self.role = role
         self.member_of = member_of
+        self.admin = admin
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        return [self.role], {} if self.member_of is None else {
-            "member_of": self.member_of
-        }
+        kw: dict[str, Any] = {}
+        if self.member_of is not None:
+            kw["member_of"] = self.member_of
+        if self.admin:
+            kw["admin"] = True
+        return [self.role], kw
 
 
 @Operations.register_operation("create_group_role")
@@ -147,17 +153,23 @@ class CreateGroupRoleOp(_GroupRoleOp):
 
     @classmethod
     def create_group_role(
-        cls, operations: Operations, role: str, *, member_of: str | None = None
+        cls,
+        operations: Operations,
+        role: str,
+        *,
+        member_of: str | None = None,
+        admin: bool = False,
     ) -> None:
         """``CREATE ROLE … NOLOGIN``, unless the cluster has the role.
 
         :param role: name of the role.
         :param member_of: a group role that it becomes a member of.
+        :param admin: grant it to the current user, so that migrations see all rows.
         """
-        operations.invoke(cls(role, member_of=member_of))
+        operations.invoke(cls(role, member_of=member_of, admin=admin))
 
     def reverse(self) -> DropGroupRoleOp:
-        return DropGroupRoleOp(self.role, member_of=self.member_of)
+        return DropGroupRoleOp(self.role, member_of=self.member_of, admin=self.admin)
 
 
 @Operations.register_operation("drop_group_role")
@@ -168,17 +180,83 @@ class DropGroupRoleOp(_GroupRoleOp):
 
     @classmethod
     def drop_group_role(
-        cls, operations: Operations, role: str, *, member_of: str | None = None
+        cls,
+        operations: Operations,
+        role: str,
+        *,
+        member_of: str | None = None,
+        admin: bool = False,
     ) -> None:
         """``DROP ROLE``, unless it was there before or another database uses it.
 
         :param role: name of the role.
         :param member_of: kept for the reverse.
+        :param admin: likewise.
         """
-        operations.invoke(cls(role, member_of=member_of))
+        operations.invoke(cls(role, member_of=member_of, admin=admin))
 
     def reverse(self) -> CreateGroupRoleOp:
-        return CreateGroupRoleOp(self.role, member_of=self.member_of)
+        return CreateGroupRoleOp(self.role, member_of=self.member_of, admin=self.admin)
+
+
+#: Attributes that a group role must have, by their names in :class:`AlterGroupRoleOp`.
+GROUP_ROLE_ATTRIBUTES = {
+    "superuser": False,
+    "bypass_rls": False,
+    "login": False,
+    "inherit": True,
+    "create_role": False,
+    "create_db": False,
+    "replication": False,
+}
+
+
+@Operations.register_operation("alter_group_role")
+class AlterGroupRoleOp(TenancyOp):
+    """Alter attributes of a group role."""
+
+    directive = "alter_group_role"
+
+    def __init__(self, role: str, **attributes: bool) -> None:
+        self.role = role
+        self.attributes = attributes
+
+    @classmethod
+    def alter_group_role(
+        cls,
+        operations: Operations,
+        role: str,
+        *,
+        superuser: bool | None = None,
+        bypass_rls: bool | None = None,
+        login: bool | None = None,
+        inherit: bool | None = None,
+        create_role: bool | None = None,
+        create_db: bool | None = None,
+        replication: bool | None = None,
+    ) -> None:
+        """``ALTER ROLE``, as in ``NOBYPASSRLS NOLOGIN``; ``None`` leaves as it is.
+
+        :param role: name of the role.
+        """
+        attributes = {
+            "superuser": superuser,
+            "bypass_rls": bypass_rls,
+            "login": login,
+            "inherit": inherit,
+            "create_role": create_role,
+            "create_db": create_db,
+            "replication": replication,
+        }
+        given = {key: value for key, value in attributes.items() if value is not None}
+        operations.invoke(cls(role, **given))
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        return [self.role], dict(self.attributes)
+
+    def reverse(self) -> AlterGroupRoleOp:
+        opposite = {key: not value for key, value in self.attributes.items()}
+        return AlterGroupRoleOp(self.role, **opposite)
 
 
 class _MembershipOp(TenancyOp):
@@ -198,7 +276,7 @@ class GrantMembershipOp(_MembershipOp):
 
     @classmethod
     def grant_membership(cls, operations: Operations, group: str, member: str) -> None:
-        """``GRANT group TO member``.
+        """``GRANT group TO member``, whose privileges it inherits.
 
         :param group: the group role.
         :param member: the role that becomes its member.
@@ -235,30 +313,49 @@ class ReplaceTenantFunctionOp(TenancyOp):
     directive = "replace_tenant_function"
 
     def __init__(
-        self, schema: str, definition: str | None, *, existing: str | None = None
+        self,
+        schema: str,
+        definition: str | None,
+        *,
+        owner: str | None = None,
+        existing: str | None = None,
+        existing_owner: str | None = None,
     ) -> None:
         self.schema = schema
         self.definition = definition
+        self.owner = owner
         self.existing = existing
+        self.existing_owner = existing_owner
 
     @classmethod
     def replace_tenant_function(
-        cls, operations: Operations, schema: str, definition: str | None
+        cls,
+        operations: Operations,
+        schema: str,
+        definition: str | None,
+        *,
+        owner: str | None = None,
     ) -> None:
         """``CREATE OR REPLACE FUNCTION``, or ``DROP FUNCTION``.
 
         :param schema: schema of the function.
         :param definition: the whole statement, as ``pg_get_functiondef`` prints it;
             ``None`` drops the function.
+        :param owner: new owner of the function, ``None`` to leave it.
         """
-        operations.invoke(cls(schema, definition))
+        operations.invoke(cls(schema, definition, owner=owner))
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        return [self.schema, self.definition], {}
+        kw = {} if self.owner is None else {"owner": self.owner}
+        return [self.schema, self.definition], kw
 
     def reverse(self) -> ReplaceTenantFunctionOp:
         return ReplaceTenantFunctionOp(
-            self.schema, self.existing, existing=self.definition
+            self.schema,
+            self.existing,
+            owner=self.existing_owner,
+            existing=self.definition,
+            existing_owner=self.owner,
         )
 
 
@@ -684,24 +781,57 @@ class AlterPolicyOp(_TableOp):
         )
 
 
+OBJECT_TYPES: tuple[ObjectType, ...] = (
+    "TABLE",
+    "SEQUENCE",
+    "SCHEMA",
+    "FUNCTION",
+    "DEFAULT TABLES",
+)
+
+PRIVILEGES = (
+    "SELECT",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "TRUNCATE",
+    "REFERENCES",
+    "TRIGGER",
+    "MAINTAIN",
+    "USAGE",
+    "CREATE",
+    "EXECUTE",
+    "ALL",
+)
+
+
 class _PrivilegesOp(_TableOp):
+    """Base of :class:`GrantPrivilegesOp` and :class:`RevokePrivilegesOp`.
+
+    :param grant_option: ``WITH GRANT OPTION``, or ``GRANT OPTION FOR``.
+    :param before: whether the privileges that are revoked had the grant option, kept
+        for the reverse.
+    """
+
     grant: bool
 
     def __init__(
         self,
-        table_name: str,
+        table_name: str | None,
         privileges: str | Sequence[str],
         roles: str | Sequence[str],
         *,
         schema: str | None = None,
         object_type: ObjectType = "TABLE",
         columns: Sequence[str] = (),
+        grant_option: bool = False,
+        granted_by: str | None = None,
+        before: bool = False,
     ) -> None:
-        if object_type not in ("TABLE", "SEQUENCE", "SCHEMA"):
+        if object_type not in OBJECT_TYPES:
             raise ValueError(
-                f"object_type is 'TABLE', 'SEQUENCE' or 'SCHEMA', not {object_type!r}"
+                f"object_type {object_type!r} is none of {', '.join(OBJECT_TYPES)}"
             )
-        self.table_name = table_name
         self.privileges = [
             privilege.upper()
             for privilege in (
@@ -717,9 +847,16 @@ class _PrivilegesOp(_TableOp):
                 )
         if not self.privileges or not self.roles:
             raise ValueError(f"{table_name!r}: name privileges and roles")
+        if table_name is None and object_type != "DEFAULT TABLES":
+            raise ValueError(f"name the {object_type}")
+        self.name = table_name
+        self.table_name = table_name or ""
         self.schema = schema
         self.object_type: ObjectType = object_type
         self.columns = list(columns)
+        self.grant_option = grant_option
+        self.granted_by = granted_by
+        self.before = before
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         kw = self._schema()
@@ -727,37 +864,29 @@ class _PrivilegesOp(_TableOp):
             kw["object_type"] = self.object_type
         if self.columns:
             kw["columns"] = self.columns
-        return [self.table_name, self.privileges, self.roles], kw
+        if self.grant_option:
+            kw["with_grant_option" if self.grant else "grant_option_for"] = True
+        if self.granted_by is not None:
+            kw["granted_by"] = self.granted_by
+        return [self.name, self.privileges, self.roles], kw
 
-    def _reversed(self, cls: type[Any]) -> Any:
+    def _reversed(self, cls: type[Any], *, grant_option: bool, before: bool) -> Any:
         return cls(
-            self.table_name,
+            self.name,
             self.privileges,
             self.roles,
             schema=self.schema,
             object_type=self.object_type,
             columns=self.columns,
+            grant_option=grant_option,
+            granted_by=self.granted_by,
+            before=before,
         )
-
-
-PRIVILEGES = (
-    "SELECT",
-    "INSERT",
-    "UPDATE",
-    "DELETE",
-    "TRUNCATE",
-    "REFERENCES",
-    "TRIGGER",
-    "MAINTAIN",
-    "USAGE",
-    "CREATE",
-    "ALL",
-)
 
 
 @Operations.register_operation("grant_privileges")
 class GrantPrivilegesOp(_PrivilegesOp):
-    """Grant privileges on a table, a sequence or a schema."""
+    """Grant privileges on a table, a sequence, a schema or a function."""
 
     directive = "grant_privileges"
     grant = True
@@ -766,24 +895,32 @@ class GrantPrivilegesOp(_PrivilegesOp):
     def grant_privileges(
         cls,
         operations: Operations,
-        table_name: str,
+        table_name: str | None,
         privileges: str | Sequence[str],
         roles: str | Sequence[str],
         *,
         schema: str | None = None,
-        object_type: Literal["TABLE", "SEQUENCE", "SCHEMA"] = "TABLE",
+        object_type: ObjectType = "TABLE",
         columns: Sequence[str] = (),
+        with_grant_option: bool = False,
+        granted_by: str | None = None,
     ) -> None:
-        """``GRANT``.
+        """``GRANT``, or ``ALTER DEFAULT PRIVILEGES … GRANT``.
 
-        :param table_name: name of the table, or of the sequence or schema.
+        :param table_name: name of the table, or of the sequence, the schema, or the
+            function without arguments.
         :param privileges: as in ``["SELECT", "INSERT"]``.
         :param roles: grantees; ``"public"`` is everyone.
         :param schema: the schema of the table; ``None`` for the default one.
-        :param object_type: ``"TABLE"``, ``"SEQUENCE"`` or ``"SCHEMA"``.
+        :param object_type: ``"TABLE"``, ``"SEQUENCE"``, ``"SCHEMA"``, ``"FUNCTION"``,
+            or ``"DEFAULT TABLES"``: tables that will be created in the schema
+            ``table_name``, or in any if that is ``None``.
         :param columns: columns that the privileges are restricted to. With
             ``object_type="SEQUENCE"`` the serial column, and ``table_name`` its table:
             the server knows the sequence's name.
+        :param with_grant_option: let the grantees grant further.
+        :param granted_by: grant as this role, whose member the current user has to be;
+            with ``"DEFAULT TABLES"``, the role that creates the tables.
         :raises ValueError: for an unknown privilege or type of object.
         """
         operations.invoke(
@@ -794,17 +931,23 @@ class GrantPrivilegesOp(_PrivilegesOp):
                 schema=schema,
                 object_type=object_type,
                 columns=columns,
+                grant_option=with_grant_option,
+                granted_by=granted_by,
             )
         )
 
     def reverse(self) -> RevokePrivilegesOp:
-        reversed_op: RevokePrivilegesOp = self._reversed(RevokePrivilegesOp)
+        reversed_op: RevokePrivilegesOp = self._reversed(
+            RevokePrivilegesOp,
+            grant_option=self.grant_option and self.before,
+            before=self.grant_option,
+        )
         return reversed_op
 
 
 @Operations.register_operation("revoke_privileges")
 class RevokePrivilegesOp(_PrivilegesOp):
-    """Revoke privileges on a table, a sequence or a schema."""
+    """Revoke privileges on a table, a sequence, a schema or a function."""
 
     directive = "revoke_privileges"
     grant = False
@@ -813,16 +956,19 @@ class RevokePrivilegesOp(_PrivilegesOp):
     def revoke_privileges(
         cls,
         operations: Operations,
-        table_name: str,
+        table_name: str | None,
         privileges: str | Sequence[str],
         roles: str | Sequence[str],
         *,
         schema: str | None = None,
-        object_type: Literal["TABLE", "SEQUENCE", "SCHEMA"] = "TABLE",
+        object_type: ObjectType = "TABLE",
         columns: Sequence[str] = (),
+        grant_option_for: bool = False,
+        granted_by: str | None = None,
     ) -> None:
-        """``REVOKE``; the parameters are those of :meth:`grant_privileges`.
+        """``REVOKE``; the other parameters are those of :meth:`grant_privileges`.
 
+        :param grant_option_for: revoke only the grant option.
         :raises ValueError: for an unknown privilege or type of object.
         """
         operations.invoke(
@@ -833,9 +979,16 @@ class RevokePrivilegesOp(_PrivilegesOp):
                 schema=schema,
                 object_type=object_type,
                 columns=columns,
+                grant_option=grant_option_for,
+                granted_by=granted_by,
             )
         )
 
     def reverse(self) -> GrantPrivilegesOp:
-        reversed_op: GrantPrivilegesOp = self._reversed(GrantPrivilegesOp)
+        reversed_op: GrantPrivilegesOp = self._reversed(
+            GrantPrivilegesOp,
+            grant_option=self.grant_option or self.before,
+            # whether the privilege itself stays when this is taken back again
+            before=self.grant_option,
+        )
         return reversed_op

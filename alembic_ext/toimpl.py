@@ -3,6 +3,8 @@ that ``--sql`` works everywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alembic.operations import Operations
 
 from sqlalchemy_tenants import ddl
@@ -18,54 +20,50 @@ def _execute(operations: Operations, *elements: ddl.TenancyDDL) -> None:
 @Operations.implementation_for(ops.CreateTenancyOp)
 def create_tenancy(operations: Operations, operation: ops.CreateTenancyOp) -> None:
     tenancy = operation.tenancy
+    schema = tenancy.schema
+    readers = [tenancy.tenants_role, tenancy.admin_role]
     _execute(
         operations,
-        ddl.CreateGroupRole(tenancy.tenants_role),
-        ddl.CreateGroupRole(tenancy.shared_role, member_of=tenancy.tenants_role),
-        ddl.CreateGroupRole(tenancy.admin_role),
-        ddl.GrantAdminRole(tenancy.admin_role),
-        ddl.CreateTenancySchema(tenancy.schema),
-        ddl.ChangePrivileges(
-            tenancy.schema,
-            None,
-            grant=True,
-            privileges=["USAGE"],
-            roles=[tenancy.tenants_role, tenancy.admin_role],
-            object_type="SCHEMA",
-            columns=[],
-        ),
+        ddl.CreateTenancySchema(schema),
         ddl.CreateTenantFunction(tenancy),
+        *map(ddl.CreateGroupRole, tenancy.group_roles),
+        ddl.GrantGroupRole(tenancy.tenants_role, tenancy.shared_role, schema=schema),
+        ddl.GrantGroupRole(tenancy.admin_role, schema=schema),
+        _usage(schema, readers, grant=True),
+        ddl.GrantExecute(schema, readers),
     )
 
 
 @Operations.implementation_for(ops.DropTenancyOp)
 def drop_tenancy(operations: Operations, operation: ops.DropTenancyOp) -> None:
     tenancy = operation.tenancy
+    schema, tenants = tenancy.schema, tenancy.tenants_role
     _execute(
         operations,
-        ddl.DropTenantFunction(tenancy.schema),
-        ddl.ChangePrivileges(
-            tenancy.schema,
-            None,
-            grant=False,
-            privileges=["USAGE"],
-            roles=[tenancy.tenants_role, tenancy.admin_role],
-            object_type="SCHEMA",
-            columns=[],
-        ),
-        ddl.DropTenancySchema(tenancy.schema),
+        ddl.RevokeGroupRole(tenancy.admin_role, schema=schema),
+        ddl.RevokeGroupRole(tenants, tenancy.shared_role, schema=schema),
+        ddl.DropTenantFunction(schema),
+        _usage(schema, [tenants, tenancy.admin_role], grant=False),
+        ddl.DropTenancySchema(schema),
         ddl.DropGroupRole(tenancy.admin_role),
-        ddl.DropGroupRole(tenancy.shared_role),
-        ddl.DropGroupRole(tenancy.tenants_role, keep_members=tenancy.role_prefix),
+        ddl.DropGroupRole(tenancy.shared_role, needed_by=tenants),
+        ddl.DropGroupRole(tenants, keep_members=tenancy.role_prefix),
+    )
+
+
+def _usage(schema: str, roles: Sequence[str], *, grant: bool) -> ddl.ChangePrivileges:
+    return ddl.ChangePrivileges(
+        schema, grant=grant, privileges=["USAGE"], roles=roles, object_type="SCHEMA"
     )
 
 
 @Operations.implementation_for(ops.CreateGroupRoleOp)
 def create_group_role(operations: Operations, operation: ops.CreateGroupRoleOp) -> None:
-    _execute(
-        operations,
-        ddl.CreateGroupRole(operation.role, member_of=operation.member_of),
-    )
+    _execute(operations, ddl.CreateGroupRole(operation.role))
+    if operation.member_of is not None:
+        _execute(operations, ddl.GrantGroupRole(operation.member_of, operation.role))
+    if operation.admin:
+        _execute(operations, ddl.GrantGroupRole(operation.role))
 
 
 @Operations.implementation_for(ops.DropGroupRoleOp)
@@ -73,22 +71,21 @@ def drop_group_role(operations: Operations, operation: ops.DropGroupRoleOp) -> N
     _execute(operations, ddl.DropGroupRole(operation.role))
 
 
+@Operations.implementation_for(ops.AlterGroupRoleOp)
+def alter_group_role(operations: Operations, operation: ops.AlterGroupRoleOp) -> None:
+    _execute(operations, ddl.AlterGroupRole(operation.role, operation.attributes))
+
+
 @Operations.implementation_for(ops.GrantMembershipOp)
 def grant_membership(operations: Operations, operation: ops.GrantMembershipOp) -> None:
-    _execute(
-        operations,
-        ddl.ChangeMembership(operation.group, operation.member, grant=True),
-    )
+    _execute(operations, ddl.GrantGroupRole(operation.group, operation.member))
 
 
 @Operations.implementation_for(ops.RevokeMembershipOp)
 def revoke_membership(
     operations: Operations, operation: ops.RevokeMembershipOp
 ) -> None:
-    _execute(
-        operations,
-        ddl.ChangeMembership(operation.group, operation.member, grant=False),
-    )
+    _execute(operations, ddl.RevokeGroupRole(operation.group, operation.member))
 
 
 @Operations.implementation_for(ops.ReplaceTenantFunctionOp)
@@ -99,6 +96,10 @@ def replace_tenant_function(
         _execute(operations, ddl.DropTenantFunction(operation.schema))
     else:
         _execute(operations, ddl.ReplaceTenantFunction(operation.definition))
+        if operation.owner is not None:
+            _execute(
+                operations, ddl.AlterFunctionOwner(operation.schema, operation.owner)
+            )
 
 
 @Operations.implementation_for(ops.CreateTenantRoleOp)
@@ -168,12 +169,14 @@ def change_privileges(
     _execute(
         operations,
         ddl.ChangePrivileges(
-            operation.table_name,
+            operation.name,
             operation.schema,
             grant=operation.grant,
             privileges=operation.privileges,
             roles=operation.roles,
             object_type=operation.object_type,
             columns=operation.columns,
+            grant_option=operation.grant_option,
+            granted_by=operation.granted_by,
         ),
     )

@@ -2,12 +2,15 @@
 
 Two queries read it all, for any number of tables. Any login may run them; they lock
 nothing that readers or writers wait for.
+
+Privileges of an object's owner are left out: what an owner holds is not granted.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
+from functools import cache
+from json import loads
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, text
@@ -21,101 +24,183 @@ from .policies import (
 )
 from .tenancy import FUNCTION_NAME, Tenancy
 
-ObjectType: TypeAlias = Literal["TABLE", "SEQUENCE", "SCHEMA"]
+ObjectType: TypeAlias = Literal[
+    "TABLE", "SEQUENCE", "SCHEMA", "FUNCTION", "DEFAULT TABLES"
+]
 
 
 class Grant(NamedTuple):
-    """A privilege that a role holds, on a whole object or on one column."""
+    """A privilege that a role holds, on a whole object or on one column.
+
+    :param grantable: whether it may be granted further (``WITH GRANT OPTION``).
+    :param grantor: who granted it, ``None`` for the object's owner.
+    """
 
     role: str
     privilege: str
     column: str | None = None
+    grantable: bool = False
+    grantor: str | None = None
+
+
+class Dependency(NamedTuple):
+    """A column that a policy mentions, or a whole table (``column=None``)."""
+
+    schema: str
+    table: str
+    column: str | None
+
+
+class View(NamedTuple):
+    """A view, and a table that it reads."""
+
+    schema: str
+    name: str
+    table: tuple[str, str]
+    materialized: bool
 
 
 @dataclass
 class TableState:
     """A table as the database has it.
 
+    :param owner_is_admin: whether the owner sees all rows; ``None`` without an admin
+        role.
     :param rls: whether row-level security is enabled.
     :param force: whether it is forced on the table's owner.
-    :param policy_columns: the table's columns that each policy mentions.
-    :param grants: what PUBLIC, the group roles and tenants' roles hold.
+    :param columns: types by column, for a domain those of its base type.
+    :param grants: what everyone but the owner holds.
     :param sequences: grants on the sequences that serial columns own, by column.
+    :param identities: likewise for identity columns, whose sequences need none.
     """
 
     schema: str
     name: str
     owner: str
+    owner_is_admin: bool | None
     rls: bool
     force: bool
     columns: dict[str, str]
     policies: dict[str, Policy]
-    policy_columns: dict[str, frozenset[str]]
     grants: frozenset[Grant]
     sequences: dict[str, frozenset[Grant]]
+    identities: dict[str, frozenset[Grant]]
 
 
 @dataclass
 class RoleState:
-    """A group role: its attributes, and the group roles that it is a member of."""
+    """A group role: its attributes, and the roles whose privileges it has.
+
+    :param member_of: roles that it is a member of directly, and inherits from.
+    """
 
     name: str
     superuser: bool
     bypass_rls: bool
     login: bool
+    inherit: bool
+    create_role: bool
+    create_db: bool
+    replication: bool
     member_of: frozenset[str]
 
 
 @dataclass
 class SchemaState:
-    """A schema: what PUBLIC and the group roles hold on it.
+    """A schema: what everyone but its owner holds on it.
 
     :param grantable: whether the current user can grant ``USAGE`` on it.
+    :param table_defaults: default privileges of tables, by the role that creates them.
     """
 
     grants: frozenset[Grant]
     grantable: bool
+    table_defaults: dict[str, frozenset[Grant]] = field(default_factory=dict)
 
 
 @dataclass
 class Catalog:
     """The state of one database, as far as tenancy goes.
 
+    :param current_user: whom the catalog was read as.
     :param function: definition of ``current_tenant()``, as ``pg_get_functiondef``
         prints it, or ``None``.
+    :param function_visible: whether the server prints the function without its schema,
+        because the search path leads to it.
+    :param function_grants: what everyone but its owner holds on it.
+    :param defaults: columns whose default calls the function.
+    :param table_defaults: default privileges of tables in any schema, by the role that
+        creates them.
     :param tenants: logins that may act as a tenant, by its role, without those that
         only administer it; read on demand.
     """
 
     server_version: int
+    current_user: str
     function: str | None
+    function_visible: bool
+    function_owner: str | None
+    function_grants: frozenset[Grant]
+    defaults: frozenset[Dependency]
     roles: dict[str, RoleState]
     schemas: dict[str, SchemaState]
+    table_defaults: dict[str, frozenset[Grant]]
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
     tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# The grants of an ACL to the roles that matter, as a JSON array of
-# [role, privilege, column].
-def _grants(acl: str, column: str = "NULL") -> str:
+# The grants of an ACL, as a JSON array of
+# [role, privilege, column, grantable, grantor].
+def _grants(acl: str, owner: str, column: str = "NULL") -> str:
     return f"""
         SELECT pg_catalog.json_build_array(
-            coalesce(r.rolname, 'public'), x.privilege_type, {column})
+            coalesce(r.rolname, 'public'), x.privilege_type, {column}, x.is_grantable,
+            CASE WHEN x.grantor <> {owner}
+                THEN pg_catalog.pg_get_userbyid(x.grantor) END)
         FROM pg_catalog.aclexplode({acl}) x
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
-        WHERE x.grantee = 0 OR r.rolname = ANY (:group_roles)
-        OR pg_catalog.starts_with(r.rolname, :role_prefix)
+        WHERE x.grantee <> {owner}
+    """
+
+
+def _table_defaults(schema: str) -> str:
+    return f"""
+        SELECT pg_catalog.json_build_object(
+            'role', pg_catalog.pg_get_userbyid(d.defaclrole),
+            'grants', ARRAY({_grants("d.defaclacl", "d.defaclrole")}))
+        FROM pg_catalog.pg_default_acl d
+        WHERE d.defaclnamespace = {schema} AND d.defaclobjtype = 'r'
     """
 
 
 _SYSTEM_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
+_FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
+
 _DATABASE = text(
     f"""
     SELECT pg_catalog.json_build_object(
         'server_version', pg_catalog.current_setting('server_version_num')::integer,
+        'current_user', current_user,
         'function', (
-            SELECT pg_catalog.pg_get_functiondef(p.oid)
+            SELECT pg_catalog.json_build_object(
+                'definition', pg_catalog.pg_get_functiondef(p.oid),
+                'visible', pg_catalog.pg_function_is_visible(p.oid),
+                'owner', pg_catalog.pg_get_userbyid(p.proowner),
+                'grants', ARRAY({_grants(_FUNCTION_ACL, "p.proowner")}),
+                'defaults', ARRAY(
+                    SELECT pg_catalog.json_build_array(tn.nspname, c.relname, a.attname)
+                    FROM pg_catalog.pg_depend d
+                    JOIN pg_catalog.pg_attrdef ad ON ad.oid = d.objid
+                    JOIN pg_catalog.pg_class c ON c.oid = ad.adrelid
+                    JOIN pg_catalog.pg_namespace tn ON tn.oid = c.relnamespace
+                    JOIN pg_catalog.pg_attribute a
+                        ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum
+                    WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass
+                    AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+                    AND d.refobjid = p.oid
+                )
+            )
             FROM pg_catalog.pg_proc p
             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
             WHERE n.nspname = :schema AND p.proname = :function AND p.pronargs = 0
@@ -126,10 +211,15 @@ _DATABASE = text(
                 'superuser', r.rolsuper,
                 'bypass_rls', r.rolbypassrls,
                 'login', r.rolcanlogin,
+                'inherit', r.rolinherit,
+                'create_role', r.rolcreaterole,
+                'create_db', r.rolcreatedb,
+                'replication', r.rolreplication,
                 'member_of', ARRAY(
                     SELECT g.rolname FROM pg_catalog.pg_auth_members m
                     JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
                     WHERE m.member = r.oid
+                    AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')
                 )
             ))
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (:group_roles)
@@ -137,74 +227,155 @@ _DATABASE = text(
         'schemas', (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                 'name', n.nspname,
-                'grants', ARRAY({_grants("n.nspacl")}),
+                'grants', ARRAY({_grants("n.nspacl", "n.nspowner")}),
                 'grantable', pg_catalog.has_schema_privilege(
-                    current_user, n.oid, 'USAGE WITH GRANT OPTION')
+                    current_user, n.oid, 'USAGE WITH GRANT OPTION'),
+                'table_defaults', ARRAY({_table_defaults("n.oid")})
             ))
             FROM pg_catalog.pg_namespace n WHERE {_SYSTEM_SCHEMAS}
-        )
+        ),
+        'table_defaults', ARRAY({_table_defaults("0")})
     )::text
     """
 )
 
-_TABLES = text(
-    f"""
-    SELECT pg_catalog.json_build_object(
-        'schema', n.nspname,
-        'name', c.relname,
-        'owner', pg_catalog.pg_get_userbyid(c.relowner),
-        'rls', c.relrowsecurity,
-        'force', c.relforcerowsecurity,
-        'columns', (
-            SELECT pg_catalog.json_object_agg(
-                a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
-            FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        ),
-        'policies', ARRAY(
-            SELECT pg_catalog.json_build_object(
-                'name', p.polname,
-                'command', p.polcmd,
-                'permissive', p.polpermissive,
-                'roles', ARRAY(
-                    SELECT coalesce(r.rolname, 'public')
-                    FROM pg_catalog.unnest(p.polroles) AS polrole (oid)
-                    LEFT JOIN pg_catalog.pg_roles r ON r.oid = polrole.oid
-                ),
-                'columns', ARRAY(
-                    SELECT a.attname FROM pg_catalog.pg_depend d
-                    JOIN pg_catalog.pg_attribute a
-                        ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                    WHERE d.classid = 'pg_catalog.pg_policy'::regclass
-                    AND d.objid = p.oid AND d.refobjid = c.oid
-                    AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                ),
-                'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-                'with_check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
-            )
-            FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid ORDER BY p.polname
-        ),
-        'grants', ARRAY({_grants("c.relacl")}),
-        'column_grants', ARRAY(
-            SELECT grants.item FROM pg_catalog.pg_attribute a
-            CROSS JOIN LATERAL ({_grants("a.attacl", "a.attname")}) AS grants (item)
-            WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped
-        ),
-        'sequences', ARRAY(
-            SELECT pg_catalog.json_build_object(
-                'column', a.attname, 'grants', ARRAY({_grants("s.relacl")}))
-            FROM pg_catalog.pg_depend d
-            JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-            JOIN pg_catalog.pg_attribute a
-                ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-            WHERE d.classid = 'pg_catalog.pg_class'::regclass
-            AND d.refclassid = 'pg_catalog.pg_class'::regclass
-            AND d.refobjid = c.oid AND d.deptype = 'a'
-        )
-    )::text
+# Of 1,000 tables most have the same ACLs, and policies that differ in the table only.
+# What takes time is done once for all that are equal: exploding ACLs, and printing
+# expressions (50 µs each). An expression prints the same where its tree is the same and
+# the columns have the same names; with a FROM, or a whole row, it names the table, too.
+_COLUMNS = """
+    SELECT a.attrelid, pg_catalog.json_object_agg(a.attname,
+        CASE WHEN t.typtype = 'd'
+            THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END
+        ORDER BY a.attnum)::text AS columns
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    GROUP BY a.attrelid
+"""
+_NO_COLUMNS = "SELECT NULL::oid AS attrelid, NULL AS columns"
+
+_TABLES = f"""
+    WITH acls AS MATERIALIZED (
+        SELECT d.acl, d.owner, pg_catalog.array_to_json(
+            ARRAY({_grants("d.acl", "d.owner")}))::text AS grants
+        FROM (
+            SELECT DISTINCT relacl, relowner FROM pg_catalog.pg_class
+            WHERE relkind IN ('r', 'p', 'S') AND relacl IS NOT NULL
+        ) AS d (acl, owner)
+    ), owners AS MATERIALIZED (
+        -- on 15 a role inherits from all roles or none; later, each membership says
+        SELECT d.owner, pg_catalog.pg_get_userbyid(d.owner) AS name,
+            pg_catalog.pg_has_role(d.owner,
+                (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :admin_role),
+                CASE WHEN pg_catalog.current_setting('server_version_num')::integer
+                    >= 160000 THEN 'USAGE' ELSE 'MEMBER' END) AS is_admin
+        FROM (SELECT DISTINCT relowner FROM pg_catalog.pg_class) AS d (owner)
+    ), role_sets AS MATERIALIZED (
+        SELECT d.roles, ARRAY(
+            SELECT coalesce(r.rolname, 'public')
+            FROM pg_catalog.unnest(d.roles) AS each (oid)
+            LEFT JOIN pg_catalog.pg_roles r ON r.oid = each.oid) AS names
+        FROM (SELECT DISTINCT polroles FROM pg_catalog.pg_policy) AS d (roles)
+    ), mentioned AS MATERIALIZED (
+        SELECT d.objid, pg_catalog.array_agg(a.attname ORDER BY a.attnum) AS names
+        FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_policy p ON p.oid = d.objid AND p.polrelid = d.refobjid
+        JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_policy'::regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0
+        GROUP BY d.objid
+    ), kinds AS MATERIALIZED (
+        SELECT pg_catalog.array_agg(p.oid) AS policies
+        FROM pg_catalog.pg_policy p
+        LEFT JOIN mentioned m ON m.objid = p.oid
+        GROUP BY pg_catalog.md5(p.polqual::text), pg_catalog.md5(p.polwithcheck::text),
+            m.names
+    ), expressions AS MATERIALIZED (
+        SELECT kinds.policies,
+            pg_catalog.concat(p.polqual, p.polwithcheck)
+                ~ '.rtable [(]|.varattno 0 ' AS names_table,
+            pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS using,
+            pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS with_check
+        FROM kinds JOIN pg_catalog.pg_policy p ON p.oid = kinds.policies[1]
+    ), policies AS MATERIALIZED (
+        SELECT p.polrelid, pg_catalog.json_agg(pg_catalog.json_build_array(
+            p.polname, p.polcmd, p.polpermissive, r.names,
+            CASE WHEN e.names_table THEN pg_catalog.pg_get_expr(p.polqual, p.polrelid)
+                ELSE e.using END,
+            CASE WHEN e.names_table
+                THEN pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+                ELSE e.with_check END)
+            ORDER BY p.polname)::text AS items
+        FROM expressions e
+        CROSS JOIN LATERAL pg_catalog.unnest(e.policies) AS each (oid)
+        JOIN pg_catalog.pg_policy p ON p.oid = each.oid
+        JOIN role_sets r ON r.roles = p.polroles
+        GROUP BY p.polrelid
+    ), column_grants AS MATERIALIZED (
+        SELECT c.oid, pg_catalog.json_agg(grants.item)::text AS items
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        CROSS JOIN LATERAL ({_grants("a.attacl", "c.relowner", "a.attname")})
+            AS grants (item)
+        WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
+        GROUP BY c.oid
+    ), sequences AS MATERIALIZED (
+        SELECT d.refobjid, pg_catalog.json_agg(pg_catalog.json_build_array(
+            a.attname, d.deptype = 'i', acls.grants))::text AS items
+        FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        LEFT JOIN acls ON acls.acl = s.relacl AND acls.owner = s.relowner
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        AND d.deptype IN ('a', 'i')
+        GROUP BY d.refobjid
+    )
+    SELECT n.nspname, c.relname, owners.name, owners.is_admin,
+        c.relrowsecurity, c.relforcerowsecurity, col.columns,
+        coalesce(policies.items, '[]'), coalesce(acls.grants, '[]'),
+        coalesce(column_grants.items, '[]'), coalesce(sequences.items, '[]')
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN owners ON owners.owner = c.relowner
+    LEFT JOIN ({{columns}}) AS col ON col.attrelid = c.oid
+    LEFT JOIN policies ON policies.polrelid = c.oid
+    LEFT JOIN acls ON acls.acl = c.relacl AND acls.owner = c.relowner
+    LEFT JOIN column_grants ON column_grants.oid = c.oid
+    LEFT JOIN sequences ON sequences.refobjid = c.oid
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {_SYSTEM_SCHEMAS}
+"""
+_TABLES_WITH_COLUMNS = text(_TABLES.format(columns=_COLUMNS))
+_TABLES_WITHOUT_COLUMNS = text(_TABLES.format(columns=_NO_COLUMNS))
+
+_DEPENDENCIES = text(
+    """
+    SELECT pn.nspname, pc.relname, p.polname, tn.nspname, tc.relname, a.attname
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_policy p ON p.oid = d.objid
+    JOIN pg_catalog.pg_class pc ON pc.oid = p.polrelid
+    JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+    JOIN pg_catalog.pg_class tc ON tc.oid = d.refobjid
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = tc.relnamespace
+    LEFT JOIN pg_catalog.pg_attribute a ON d.refobjsubid <> 0
+        AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_catalog.pg_policy'::regclass
+    AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    """
+)
+
+_TYPES = text(
+    f"""
+    SELECT n.nspname, c.relname, col.columns
+    FROM ({_COLUMNS}) AS col
+    JOIN pg_catalog.pg_class c ON c.oid = col.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE {_SYSTEM_SCHEMAS}
     """
 )
 
@@ -223,6 +394,25 @@ _TENANTS = text(
     """
 )
 
+_VIEWS = text(
+    f"""
+    SELECT DISTINCT n.nspname, c.relname, vn.nspname, v.relname, v.relkind = 'm'
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid
+    JOIN pg_catalog.pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
+    JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
+    JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+    AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    AND {_SYSTEM_SCHEMAS}
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_options_to_table(v.reloptions) o
+        WHERE o.option_name = 'security_invoker' AND o.option_value::boolean
+    )
+    """
+)
+
 _COMMANDS: dict[str, Command] = {
     "*": "ALL",
     "r": "SELECT",
@@ -234,19 +424,25 @@ _COMMANDS: dict[str, Command] = {
 
 def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
     """Read roles, schemas and the function; one query."""
-    facts = json.loads(
+    facts = loads(
         connection.execute(
             _DATABASE,
             {
-                **_roles(tenancy),
+                "group_roles": list(tenancy.group_roles),
                 "schema": tenancy.schema,
                 "function": FUNCTION_NAME,
             },
         ).scalar_one()
     )
+    function = facts["function"] or {}
     return Catalog(
         server_version=facts["server_version"],
-        function=facts["function"],
+        current_user=facts["current_user"],
+        function=function.get("definition"),
+        function_visible=function.get("visible", False),
+        function_owner=function.get("owner"),
+        function_grants=_as_grants(function.get("grants", [])),
+        defaults=frozenset(Dependency(*item) for item in function.get("defaults", ())),
         roles={
             role["name"]: RoleState(
                 **{**role, "member_of": frozenset(role["member_of"])}
@@ -255,47 +451,89 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
         },
         schemas={
             schema["name"]: SchemaState(
-                _as_grants(schema["grants"]), schema["grantable"]
+                _as_grants(schema["grants"]),
+                schema["grantable"],
+                _as_table_defaults(schema["table_defaults"]),
             )
             for schema in facts["schemas"] or ()
         },
+        table_defaults=_as_table_defaults(facts["table_defaults"]),
     )
 
 
-def read_tables(connection: Connection, tenancy: Tenancy) -> dict[Any, TableState]:
-    """Read all tables but temporary ones, by schema and name; one query."""
+def read_tables(
+    connection: Connection, tenancy: Tenancy, *, columns: bool = True
+) -> dict[tuple[str, str], TableState]:
+    """Read all tables but temporary ones, by schema and name; one query.
+
+    Tables with equal policies, or equal grants, share the objects.
+
+    :param columns: read columns and their types, too.
+    """
+    statement = _TABLES_WITH_COLUMNS if columns else _TABLES_WITHOUT_COLUMNS
+    rows = connection.execute(statement, {"admin_role": tenancy.admin_role})
+    as_grants = cache(lambda *items: _as_grants([x for i in items for x in loads(i)]))
+    as_policies = cache(_as_policies)
+    as_columns = cache(loads)
+    as_sequences = cache(_as_sequences)
     tables = {}
-    for row in connection.execute(_TABLES, _roles(tenancy)).scalars():
-        facts = json.loads(row)
-        tables[facts["schema"], facts["name"]] = TableState(
-            schema=facts["schema"],
-            name=facts["name"],
-            owner=facts["owner"],
-            rls=facts["rls"],
-            force=facts["force"],
-            columns=facts["columns"] or {},
-            policies={
-                policy["name"]: Policy(
-                    policy["name"],
-                    using=policy["using"],
-                    with_check=policy["with_check"],
-                    command=_COMMANDS[policy["command"]],
-                    permissive=policy["permissive"],
-                    roles=role_set(policy["roles"]),
-                )
-                for policy in facts["policies"]
-            },
-            policy_columns={
-                policy["name"]: frozenset(policy["columns"])
-                for policy in facts["policies"]
-            },
-            grants=_as_grants([*facts["grants"], *facts["column_grants"]]),
-            sequences={
-                sequence["column"]: _as_grants(sequence["grants"])
-                for sequence in facts["sequences"]
-            },
+    for (
+        schema, name, owner, is_admin, rls, force, column_types, policies, grants,
+        column_grants, sequences,
+    ) in rows:  # fmt: skip
+        tables[schema, name] = TableState(
+            schema=schema,
+            name=name,
+            owner=owner,
+            owner_is_admin=is_admin,
+            rls=rls,
+            force=force,
+            columns=as_columns(column_types or "{}"),
+            policies=as_policies(policies),
+            grants=as_grants(grants, column_grants),
+            sequences=as_sequences(sequences, False),
+            identities=as_sequences(sequences, True),
         )
     return tables
+
+
+def _as_policies(items: str) -> dict[str, Policy]:
+    return {
+        name: Policy(
+            name,
+            using=using,
+            with_check=with_check,
+            command=_COMMANDS[command],
+            permissive=permissive,
+            roles=role_set(roles),
+        )
+        for name, command, permissive, roles, using, with_check in loads(items)
+    }
+
+
+def _as_sequences(items: str, identity: bool) -> dict[str, frozenset[Grant]]:
+    return {
+        column: _as_grants(loads(grants or "[]"))
+        for column, is_identity, grants in loads(items)
+        if is_identity is identity
+    }
+
+
+def read_dependencies(
+    connection: Connection,
+) -> dict[tuple[str, str, str], frozenset[Dependency]]:
+    """Read what each policy mentions, by schema, table and policy; one query."""
+    found: dict[tuple[str, str, str], set[Dependency]] = {}
+    for *policy, schema, table, column in connection.execute(_DEPENDENCIES):
+        key = (policy[0], policy[1], policy[2])
+        found.setdefault(key, set()).add(Dependency(schema, table, column))
+    return {key: frozenset(items) for key, items in found.items()}
+
+
+def read_columns(connection: Connection) -> dict[tuple[str, str], dict[str, str]]:
+    """Read columns and their types, by schema and table; one query."""
+    rows = connection.execute(_TYPES)
+    return {(schema, table): loads(columns) for schema, table, columns in rows}
 
 
 def read_tenants(
@@ -307,6 +545,16 @@ def read_tenants(
         {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix},
     )
     return {role: tuple(sorted(logins)) for role, logins in rows}
+
+
+def read_views(connection: Connection) -> list[View]:
+    """Read the views that read a table with the rights of their owner; one query."""
+    return [
+        View(schema, name, (table_schema, table), materialized)
+        for table_schema, table, schema, name, materialized in connection.execute(
+            _VIEWS
+        )
+    ]
 
 
 def function_definition(tenancy: Tenancy) -> str:
@@ -330,12 +578,9 @@ def function_definition(tenancy: Tenancy) -> str:
     )
 
 
-def _roles(tenancy: Tenancy) -> dict[str, Any]:
-    return {
-        "group_roles": list(tenancy.group_roles),
-        "role_prefix": tenancy.role_prefix,
-    }
-
-
 def _as_grants(items: list[list[Any]]) -> frozenset[Grant]:
     return frozenset(Grant(*item) for item in items)
+
+
+def _as_table_defaults(items: list[dict[str, Any]]) -> dict[str, frozenset[Grant]]:
+    return {item["role"]: _as_grants(item["grants"]) for item in items}

@@ -7,7 +7,7 @@ depends on its state is decided by the server, in a ``DO`` block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import String
@@ -29,14 +29,10 @@ class TenancyDDL(ExecutableDDLElement):
 
 
 class CreateGroupRole(TenancyDDL):
-    """``CREATE ROLE``, unless the cluster has the role already.
+    """``CREATE ROLE``, unless the cluster has the role already."""
 
-    :param member_of: a role whose privileges it shares.
-    """
-
-    def __init__(self, role: str, *, member_of: str | None = None) -> None:
+    def __init__(self, role: str) -> None:
         self.role = role
-        self.member_of = member_of
 
 
 class DropGroupRole(TenancyDDL):
@@ -44,22 +40,67 @@ class DropGroupRole(TenancyDDL):
 
     :param keep_members: leave the role while roles with this prefix are its members:
         the tenants that were created at run time, which would cease to be tenants.
+    :param needed_by: leave the role while any database depends on this role. Nothing
+        in a database depends on the role that sessions of isolation "shared" act as.
     """
 
-    def __init__(self, role: str, *, keep_members: str | None = None) -> None:
+    def __init__(
+        self,
+        role: str,
+        *,
+        keep_members: str | None = None,
+        needed_by: str | None = None,
+    ) -> None:
         self.role = role
         self.keep_members = keep_members
+        self.needed_by = needed_by
 
 
-class GrantAdminRole(TenancyDDL):
-    """Make the role that runs the migrations see all rows.
+class AlterGroupRole(TenancyDDL):
+    """``ALTER ROLE``, as in ``NOBYPASSRLS NOLOGIN``.
 
-    Under ``FORCE`` a table's owner who is subject to the policies would backfill 0
-    rows, and validate foreign keys over orphans, without an error.
+    :param attributes: by the names that :class:`.catalog.RoleState` has for them.
     """
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, attributes: Mapping[str, bool]) -> None:
         self.role = role
+        self.attributes = attributes
+
+
+class GrantGroupRole(TenancyDDL):
+    """``GRANT`` of a group role to a member that inherits its privileges, unless it
+    does already.
+
+    The admin role is granted to the role that runs the migrations: under ``FORCE`` a
+    table's owner who is subject to the policies would backfill 0 rows, and validate
+    foreign keys over orphans, without an error.
+
+    :param member: ``None`` for the current user.
+    :param schema: schema of our function, whose comment then keeps that this was
+        granted, where the group role was there before.
+    """
+
+    def __init__(
+        self, group: str, member: str | None = None, *, schema: str | None = None
+    ) -> None:
+        self.group = group
+        self.member = member
+        self.schema = schema
+
+
+class RevokeGroupRole(TenancyDDL):
+    """``REVOKE`` of a group role.
+
+    :param member: ``None`` for the current user.
+    :param schema: revoke only if :class:`GrantGroupRole` noted its grant there.
+    """
+
+    def __init__(
+        self, group: str, member: str | None = None, *, schema: str | None = None
+    ) -> None:
+        self.group = group
+        self.member = member
+        self.schema = schema
 
 
 class CreateTenancySchema(TenancyDDL):
@@ -81,6 +122,22 @@ class CreateTenantFunction(TenancyDDL):
 
     def __init__(self, tenancy: Tenancy) -> None:
         self.tenancy = tenancy
+
+
+class GrantExecute(TenancyDDL):
+    """``GRANT EXECUTE`` on our function, where PUBLIC may not execute it."""
+
+    def __init__(self, schema: str, roles: Sequence[str]) -> None:
+        self.schema = schema
+        self.roles = roles
+
+
+class AlterFunctionOwner(TenancyDDL):
+    """``ALTER FUNCTION current_tenant() OWNER TO``."""
+
+    def __init__(self, schema: str, owner: str) -> None:
+        self.schema = schema
+        self.owner = owner
 
 
 class ReplaceTenantFunction(TenancyDDL):
@@ -137,15 +194,6 @@ class GrantTenantRole(TenancyDDL):
     def __init__(self, role: str, login: str | None) -> None:
         self.role = role
         self.login = login
-
-
-class ChangeMembership(TenancyDDL):
-    """``GRANT`` or ``REVOKE`` of a role's membership in a group role."""
-
-    def __init__(self, group: str, member: str, *, grant: bool) -> None:
-        self.group = group
-        self.member = member
-        self.grant = grant
 
 
 class EnableRLS(TenancyDDL):
@@ -206,23 +254,30 @@ class DropPolicy(TenancyDDL):
 
 
 class ChangePrivileges(TenancyDDL):
-    """``GRANT`` or ``REVOKE`` on a table, a sequence or a schema.
+    """``GRANT`` or ``REVOKE`` on a table, a sequence, a schema or a function, and
+    ``ALTER DEFAULT PRIVILEGES`` for tables.
 
-    :param object_type: ``"TABLE"``, ``"SEQUENCE"`` or ``"SCHEMA"``.
+    :param object_type: ``"TABLE"``, ``"SEQUENCE"``, ``"SCHEMA"``, ``"FUNCTION"`` or
+        ``"DEFAULT TABLES"``, where ``name`` is a schema or ``None``.
     :param columns: restrict table privileges to columns; for a sequence, the one
         column that owns it, and ``name`` is the table's.
+    :param grant_option: ``WITH GRANT OPTION``, or ``GRANT OPTION FOR``.
+    :param granted_by: act as this role, because a privilege is revoked by whom granted
+        it; for default privileges, the role that creates the tables.
     """
 
     def __init__(
         self,
-        name: str,
-        schema: str | None,
+        name: str | None,
+        schema: str | None = None,
         *,
         grant: bool,
         privileges: Sequence[str],
         roles: Sequence[str],
-        object_type: str,
-        columns: Sequence[str],
+        object_type: str = "TABLE",
+        columns: Sequence[str] = (),
+        grant_option: bool = False,
+        granted_by: str | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
@@ -231,6 +286,8 @@ class ChangePrivileges(TenancyDDL):
         self.roles = roles
         self.object_type = object_type
         self.columns = columns
+        self.grant_option = grant_option
+        self.granted_by = granted_by
 
 
 @compiles(TenancyDDL)
@@ -254,9 +311,6 @@ def _create_group_role(
         _notice(compiler, f"role {element.role} exists"),
         "END;",
     ]
-    if element.member_of is not None:
-        # GRANT to a member that is one already only gives a notice
-        lines += [f"GRANT {_name(compiler, element.member_of)} TO {role};"]
     return _do(compiler, lines)
 
 
@@ -288,6 +342,18 @@ def _drop_group_role(element: DropGroupRole, compiler: DDLCompiler, **kw: Any) -
             "  RETURN;",
             "END IF;",
         ]
+    if element.needed_by is not None:
+        lines += [
+            "IF EXISTS (",
+            "  SELECT FROM pg_catalog.pg_shdepend d",
+            "  JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid",
+            "  WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass",
+            f"  AND r.rolname = {_literal(compiler, element.needed_by)}",
+            ") THEN",
+            _notice(compiler, f"role {element.role} is in use, left alone"),
+            "  RETURN;",
+            "END IF;",
+        ]
     lines += [
         f"DROP ROLE {role};",
         "EXCEPTION WHEN dependent_objects_still_exist THEN",
@@ -296,25 +362,100 @@ def _drop_group_role(element: DropGroupRole, compiler: DDLCompiler, **kw: Any) -
     return _do(compiler, lines)
 
 
-@compiles(GrantAdminRole, "postgresql")
-def _grant_admin_role(element: GrantAdminRole, compiler: DDLCompiler, **kw: Any) -> str:
+_ATTRIBUTES = {
+    "superuser": "SUPERUSER",
+    "bypass_rls": "BYPASSRLS",
+    "login": "LOGIN",
+    "inherit": "INHERIT",
+    "create_role": "CREATEROLE",
+    "create_db": "CREATEDB",
+    "replication": "REPLICATION",
+}
+
+
+@compiles(AlterGroupRole, "postgresql")
+def _alter_group_role(element: AlterGroupRole, compiler: DDLCompiler, **kw: Any) -> str:
+    attributes = " ".join(
+        ("" if value else "NO") + _ATTRIBUTES[name]
+        for name, value in element.attributes.items()
+    )
+    return f"ALTER ROLE {_name(compiler, element.role)} {attributes}"
+
+
+@compiles(GrantGroupRole, "postgresql")
+def _grant_group_role(element: GrantGroupRole, compiler: DDLCompiler, **kw: Any) -> str:
+    group = _literal(compiler, element.group)
+    member = _member(compiler, element.member)
     # inside a literal: names as PostgreSQL reads them, whatever the paramstyle
-    grant = f"GRANT {quote_name(element.role)} TO CURRENT_USER"
+    grant = f"GRANT {quote_name(element.group)} TO {_grantee_of(element.member)}"
+    note: list[str] = []
+    if element.schema is not None:
+        owned = _literal(compiler, OWNED_COMMENT)
+        note = [
+            "  IF pg_catalog.shobj_description("
+            f"(SELECT oid FROM pg_catalog.pg_roles WHERE rolname = {group}),"
+            f" 'pg_authid') IS DISTINCT FROM {owned} THEN",
+            f"    EXECUTE {_literal(compiler, _comment_on(element.schema))}",
+            "      || pg_catalog.quote_literal("
+            f"coalesce({_noted(compiler, element.schema)}, '')"
+            f" || {_note(compiler, element.group, member)});",
+            "  END IF;",
+        ]
     with_inherit = _literal(compiler, f"{grant} WITH INHERIT TRUE")
     return _do(
         compiler,
         [
-            # USAGE: it is a superuser or inherits already
-            "IF NOT pg_catalog.pg_has_role("
-            f"current_user, {_literal(compiler, element.role)}, 'USAGE') THEN",
+            # a superuser, or a member that inherits
+            f"IF NOT pg_catalog.pg_has_role({member}, {group}, 'USAGE') THEN",
             "  IF current_setting('server_version_num')::integer >= 160000 THEN",
             f"    EXECUTE {with_inherit};",  # 15 could not parse it
             "  ELSE",
             f"    EXECUTE {_literal(compiler, grant)};",
             "  END IF;",
+            *note,
             "END IF;",
         ],
     )
+
+
+@compiles(RevokeGroupRole, "postgresql")
+def _revoke_group_role(
+    element: RevokeGroupRole, compiler: DDLCompiler, **kw: Any
+) -> str:
+    revoke = (
+        f"REVOKE {_name(compiler, element.group)} FROM "
+        + ("CURRENT_USER" if element.member is None else "")
+        + (_name(compiler, element.member) if element.member is not None else "")
+    )
+    if element.schema is None:
+        return revoke
+    note = _note(compiler, element.group, _member(compiler, element.member))
+    noted = _noted(compiler, element.schema)
+    return _do(
+        compiler,
+        [f"IF pg_catalog.strpos({noted}, {note}) > 0 THEN", f"  {revoke};", "END IF;"],
+    )
+
+
+def _member(compiler: DDLCompiler, member: str | None) -> str:
+    return "current_user" if member is None else _literal(compiler, member)
+
+
+def _grantee_of(member: str | None) -> str:
+    return "CURRENT_USER" if member is None else quote_name(member)
+
+
+def _note(compiler: DDLCompiler, group: str, member: str) -> str:
+    return f"{_literal(compiler, f'granted {group} to ')} || {member} || '. '"
+
+
+def _noted(compiler: DDLCompiler, schema: str) -> str:
+    function = _literal(compiler, quote_qualified(schema, FUNCTION_NAME) + "()")
+    return f"pg_catalog.obj_description({function}::pg_catalog.regprocedure, 'pg_proc')"
+
+
+def _comment_on(schema: str) -> str:
+    return f"COMMENT ON FUNCTION {quote_qualified(schema, FUNCTION_NAME)}() IS "
 
 
 @compiles(CreateTenancySchema, "postgresql")
@@ -387,6 +528,30 @@ def _replace_function(
     element: ReplaceTenantFunction, compiler: DDLCompiler, **kw: Any
 ) -> str:
     return _expression(compiler, element.definition)
+
+
+@compiles(GrantExecute, "postgresql")
+def _grant_execute(element: GrantExecute, compiler: DDLCompiler, **kw: Any) -> str:
+    function = f"{_qualified(compiler, element.schema, FUNCTION_NAME)}()"
+    signature = _literal(
+        compiler, quote_qualified(element.schema, FUNCTION_NAME) + "()"
+    )
+    lines = []
+    for role in element.roles:
+        literal = _literal(compiler, role)
+        lines += [
+            "IF NOT pg_catalog.has_function_privilege("
+            f"{literal}, {signature}, 'EXECUTE') THEN",
+            f"  GRANT EXECUTE ON FUNCTION {function} TO {_name(compiler, role)};",
+            "END IF;",
+        ]
+    return _do(compiler, lines)
+
+
+@compiles(AlterFunctionOwner, "postgresql")
+def _alter_owner(element: AlterFunctionOwner, compiler: DDLCompiler, **kw: Any) -> str:
+    function = f"{_qualified(compiler, element.schema, FUNCTION_NAME)}()"
+    return f"ALTER FUNCTION {function} OWNER TO {_name(compiler, element.owner)}"
 
 
 @compiles(DropTenantFunction, "postgresql")
@@ -478,18 +643,6 @@ def _grant_tenant_role(
     )
 
 
-@compiles(ChangeMembership, "postgresql")
-def _change_membership(
-    element: ChangeMembership, compiler: DDLCompiler, **kw: Any
-) -> str:
-    group, member = _name(compiler, element.group), _name(compiler, element.member)
-    return (
-        f"GRANT {group} TO {member}"
-        if element.grant
-        else (f"REVOKE {group} FROM {member}")
-    )
-
-
 @compiles(EnableRLS, "postgresql")
 def _enable_rls(element: EnableRLS, compiler: DDLCompiler, **kw: Any) -> str:
     verb = "ENABLE" if element.enable else "DISABLE"
@@ -543,32 +696,64 @@ def _change_privileges(
     element: ChangePrivileges, compiler: DDLCompiler, **kw: Any
 ) -> str:
     verb, preposition = ("GRANT", "TO") if element.grant else ("REVOKE", "FROM")
+    suffix = ""
+    if element.grant_option:
+        if element.grant:
+            suffix = " WITH GRANT OPTION"
+        else:
+            verb += " GRANT OPTION FOR"
     privileges = ", ".join(element.privileges)
-    roles = _grantees(compiler, element.roles)
+    roles = _grantees(compiler, element.roles) + suffix
+    if element.object_type == "DEFAULT TABLES":
+        statement = "ALTER DEFAULT PRIVILEGES"
+        if element.granted_by is not None:
+            statement += f" FOR ROLE {_name(compiler, element.granted_by)}"
+        if element.name is not None:
+            statement += f" IN SCHEMA {_name(compiler, element.name)}"
+        return f"{statement} {verb} {privileges} ON TABLES {preposition} {roles}"
+    assert element.name is not None
     if element.object_type == "SEQUENCE" and element.columns:
         # the server knows the name of a serial column's sequence: it may have cut it.
         # Inside literals: names as PostgreSQL reads them, whatever the paramstyle
         table = _literal(compiler, quote_qualified(element.schema, element.name))
         column = _literal(compiler, element.columns[0])
-        grantees = ", ".join(map(_grantee, element.roles))
-        return _do(
+        grantees = ", ".join(map(_grantee, element.roles)) + suffix
+        return _acting_as(
             compiler,
-            [
-                f"EXECUTE '{verb} {privileges} ON SEQUENCE '"
-                f" || pg_catalog.pg_get_serial_sequence({table}, {column})"
-                f" || {_literal(compiler, f' {preposition} {grantees}')};"
-            ],
+            element.granted_by,
+            f"EXECUTE '{verb} {privileges} ON SEQUENCE '"
+            f" || pg_catalog.pg_get_serial_sequence({table}, {column})"
+            f" || {_literal(compiler, f' {preposition} {grantees}')};",
         )
     if element.columns:
         columns = ", ".join(_name(compiler, column) for column in element.columns)
         privileges = ", ".join(f"{p} ({columns})" for p in element.privileges)
-    target = (
-        _name(compiler, element.name)
-        if element.object_type == "SCHEMA"
-        else _qualified(compiler, element.schema, element.name)
-    )
-    return (
+    if element.object_type == "SCHEMA":
+        target = _name(compiler, element.name)
+    else:
+        target = _qualified(compiler, element.schema, element.name)
+    if element.object_type == "FUNCTION":
+        target += "()"
+    statement = (
         f"{verb} {privileges} ON {element.object_type} {target} {preposition} {roles}"
+    )
+    if element.granted_by is None:
+        return statement
+    return _acting_as(compiler, element.granted_by, f"{statement};")
+
+
+def _acting_as(compiler: DDLCompiler, role: str | None, line: str) -> str:
+    """Return a block that runs ``line`` as another role, if one is given."""
+    if role is None:
+        return _do(compiler, [line])
+    return _do(
+        compiler,
+        [
+            f"PERFORM pg_catalog.set_config('role', {_literal(compiler, role)}, true);",
+            line,
+            "PERFORM pg_catalog.set_config('role', acting_as, true);",
+        ],
+        declare="acting_as text := pg_catalog.current_setting('role');",
     )
 
 
@@ -619,10 +804,11 @@ def _notice(compiler: DDLCompiler, message: str) -> str:
     return f"  RAISE NOTICE USING MESSAGE = {_literal(compiler, message)};"
 
 
-def _do(compiler: DDLCompiler, lines: Sequence[str]) -> str:
+def _do(compiler: DDLCompiler, lines: Sequence[str], *, declare: str = "") -> str:
     """Return a ``DO`` block with ``lines`` in its body."""
     body = "\n".join(f"  {line}" for line in lines)
     tag = "$tenancy$"
     while tag in body:
         tag = tag[:-1] + "_$"
-    return f"DO {tag}\nBEGIN\n{body}\nEND {tag}"
+    head = f"DECLARE\n  {declare}\n" if declare else ""
+    return f"DO {tag}\n{head}BEGIN\n{body}\nEND {tag}"

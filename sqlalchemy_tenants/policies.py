@@ -124,7 +124,7 @@ def quote_literal(value: str) -> str:
     ``standard_conforming_strings`` says."""
     text = value.replace("'", "''")
     if "\\" in text:
-        return " E'" + text.replace("\\", "\\\\") + "'"
+        return "E'" + text.replace("\\", "\\\\") + "'"
     return f"'{text}'"
 
 

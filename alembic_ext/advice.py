@@ -1,0 +1,162 @@
+"""Advice that autogenerate logs: what weakens isolation and no migration can repair.
+
+Each kind has a logger of its own below ``alembic.autogenerate.tenants``, so that the
+logging configuration of ``alembic.ini`` silences it::
+
+    [logger_keys]
+    qualname = alembic.autogenerate.tenants.key-without-tenant
+    level = ERROR
+    handlers =
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from sqlalchemy import (
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy.schema import ForeignKeyConstraint
+
+from sqlalchemy_tenants import catalog
+from sqlalchemy_tenants.declare import TenantTable, mark_of, marks
+from sqlalchemy_tenants.policies import quote_name, quote_qualified
+
+_PREFIX = "alembic.autogenerate.tenants."
+
+INDEX_MISSING = "index-missing"
+TENANT_NULLABLE = "tenant-nullable"
+KEY_WITHOUT_TENANT = "key-without-tenant"
+FOREIGN_KEY_WITHOUT_TENANT = "foreign-key-without-tenant"
+VIEW_BYPASSES_RLS = "view-bypasses-rls"
+
+
+def check_models(collections: Iterable[MetaData]) -> None:
+    """Log what is worth a second look in the models; each kind once a table."""
+    for metadata in collections:
+        for table, mark in marks(metadata):
+            if isinstance(mark, TenantTable):
+                _check_table(table, mark.column)
+
+
+def _check_table(table: Table, tenant: str) -> None:
+    name = table.fullname
+    if not any(columns[:1] == [tenant] for columns in _indexed(table)):
+        _warn(
+            INDEX_MISSING,
+            "table %r has no index that begins with %r, so that every query reads the "
+            "rows of all tenants; leave index=False out of with_rls, or add one",
+            name,
+            tenant,
+        )
+    if table.c[tenant].nullable:
+        _warn(
+            TENANT_NULLABLE,
+            "column %r of table %r is nullable: rows without tenant are seen by admin "
+            "sessions only; make it NOT NULL",
+            tenant,
+            name,
+        )
+    keys = [columns for columns in _keys(table) if tenant not in columns]
+    if keys:
+        _warn(
+            KEY_WITHOUT_TENANT,
+            "keys %s of table %r do not carry the tenant: they are checked across all "
+            "tenants, so that one learns about rows of another; put %r into them%s",
+            ", ".join(f"({', '.join(columns)})" for columns in keys),
+            name,
+            tenant,
+            ", or beside a primary key add a unique constraint on both",
+        )
+    foreign = [_describe(key) for key in _foreign_keys(table, tenant)]
+    if foreign:
+        _warn(
+            FOREIGN_KEY_WITHOUT_TENANT,
+            "foreign keys %s of table %r do not carry the tenant: they are checked "
+            "across all tenants, so that a row can refer to one of another; make them "
+            "(%s, …) on both sides",
+            ", ".join(sorted(foreign)),
+            name,
+            tenant,
+        )
+
+
+def _indexed(table: Table) -> Iterator[list[str]]:
+    for index in table.indexes:
+        if index.dialect_options["postgresql"]["where"] is None:
+            yield [getattr(column, "name", "") for column in index.expressions]
+    for constraint in table.constraints:
+        if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
+            yield [column.name for column in constraint.columns]
+
+
+def _keys(table: Table) -> Iterator[list[str]]:
+    """Yield unique keys; not the primary key where another has its columns and more."""
+    unique = [
+        [column.name for column in constraint.columns]
+        for constraint in table.constraints
+        if isinstance(constraint, UniqueConstraint)
+    ]
+    unique += [
+        [getattr(column, "name", "") for column in index.expressions]
+        for index in table.indexes
+        if index.unique
+    ]
+    primary = [column.name for column in table.primary_key.columns]
+    if primary and not any(set(primary) < set(columns) for columns in unique):
+        yield primary
+    yield from sorted(unique)
+
+
+def _foreign_keys(table: Table, tenant: str) -> Iterator[ForeignKeyConstraint]:
+    for constraint in table.foreign_key_constraints:
+        other = constraint.referred_table
+        mark = mark_of(other)
+        if isinstance(mark, TenantTable) and not any(
+            element.parent.name == tenant and element.column.name == mark.column
+            for element in constraint.elements
+        ):
+            yield constraint
+
+
+def _describe(constraint: ForeignKeyConstraint) -> str:
+    columns = ", ".join(constraint.column_keys)
+    return f"({columns}) to {constraint.referred_table.fullname}"
+
+
+def check_views(
+    connection: Connection, collections: Iterable[MetaData], default_schema: str
+) -> None:
+    """Log views that read tables of tenants with the rights of the view's owner."""
+    tables = {
+        (table.schema or default_schema, table.name)
+        for metadata in collections
+        for table, mark in marks(metadata)
+        if isinstance(mark, TenantTable)
+    }
+    found: dict[tuple[str, str], list[str]] = {}
+    for view in catalog.read_views(connection):
+        if view.table in tables:
+            name = quote_qualified(view.schema, view.name)
+            remedy = (
+                f"materialized view {name}: grant it to no tenant"
+                if view.materialized
+                else f"ALTER VIEW {name} SET (security_invoker = true)"
+            )
+            found.setdefault(view.table, []).append(remedy)
+    for (schema, table), remedies in sorted(found.items()):
+        _warn(
+            VIEW_BYPASSES_RLS,
+            "views read table %s with the rights of their owner, past its policies: %s",
+            f"{quote_name(schema)}.{quote_name(table)}",
+            "; ".join(sorted(remedies)),
+        )
+
+
+def _warn(kind: str, message: str, *values: object) -> None:
+    logging.getLogger(_PREFIX + kind).warning(message, *values)
