@@ -19,7 +19,6 @@ from .policies import (
     Command,
     Policy,
     current_tenant_sql,
-    quote_literal,
     role_set,
 )
 from .tenancy import FUNCTION_NAME, Tenancy
@@ -559,10 +558,14 @@ def read_views(connection: Connection) -> list[View]:
 
 def function_definition(tenancy: Tenancy) -> str:
     """Return what ``pg_get_functiondef`` prints for our function, 15 to 18 alike."""
-    prefix = quote_literal(tenancy.role_prefix)
+
+    def literal(value: str) -> str:
+        # never E'', whatever is in it (simple_quote_literal() in ruleutils.c)
+        return "'" + value.replace("'", "''") + "'"
+
+    prefix, setting = literal(tenancy.role_prefix), literal(tenancy.setting)
     readers = ", ".join(
-        f"{quote_literal(role)}::text"
-        for role in (tenancy.shared_role, tenancy.admin_role)
+        f"{literal(role)}::text" for role in (tenancy.shared_role, tenancy.admin_role)
     )
     return (
         f"CREATE OR REPLACE FUNCTION {current_tenant_sql(tenancy)}\n"
@@ -573,7 +576,7 @@ def function_definition(tenancy: Tenancy) -> str:
         " THEN NULLIF(substr((CURRENT_USER)::text,"
         f" {len(tenancy.role_prefix) + 1}), ''::text)"
         f" WHEN ((CURRENT_USER)::text = ANY (ARRAY[{readers}]))"
-        f" THEN NULLIF(current_setting({quote_literal(tenancy.setting)}::text, true),"
+        f" THEN NULLIF(current_setting({setting}::text, true),"
         " ''::text) ELSE NULL::text END\n"
     )
 
