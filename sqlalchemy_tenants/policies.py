@@ -93,10 +93,9 @@ class Policy:
 
 
 def role_set(roles: Iterable[str]) -> tuple[str, ...]:
-    """Return roles as PostgreSQL keeps them: a set, with PUBLIC as ``public``."""
-    return tuple(
-        sorted({"public" if role.upper() == "PUBLIC" else role for role in roles})
-    )
+    """Return roles as PostgreSQL keeps them: a set, and PUBLIC instead of others."""
+    names = {"public" if role.upper() == "PUBLIC" else role for role in roles}
+    return ("public",) if "public" in names else tuple(sorted(names))
 
 
 def expression_text(expression: str | ColumnElement[bool] | None) -> str | None:

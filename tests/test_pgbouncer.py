@@ -244,6 +244,40 @@ def test_no_row_of_another_tenant(
     assert len(tally.server_connections) == SERVER_CONNECTIONS
 
 
+@each_isolation
+def test_a_scope_for_the_session_would_leak_and_be_noticed(
+    tenants: Database, isolation: str
+) -> None:
+    """The tests above can fail: what they must not see is there to be seen."""
+    tally = Tally()
+    with PgBouncer(tenants) as bouncer:
+        engine = create_engine(
+            bouncer.url("app" if isolation == "role" else "app_shared"),
+            pool_size=20,
+            connect_args=RIGHT["psycopg"],
+        )
+
+        def client() -> None:
+            for tenant, count in sessions(5):
+                scope = (
+                    f'SET ROLE "tenant_{tenant}"'
+                    if isolation == "role"
+                    else f"SET ROLE tenants_shared; SET tenancy.tenant = '{tenant}'"
+                )
+                with tally.counting_errors(), Session(engine) as session:
+                    session.connection().exec_driver_sql(scope)
+                    session.commit()
+                    work(session, tenant, tally, count)
+
+        with ThreadPoolExecutor(20) as executor:
+            futures = [executor.submit(client) for _ in range(20)]
+        for future in futures:
+            future.result()
+        engine.dispose()
+    assert tally.foreign > 0
+    assert foreign_rows(tenants)
+
+
 @each_driver
 @each_isolation
 def test_prepared_statements_give_errors_and_no_foreign_rows(
