@@ -15,6 +15,7 @@ from pytest_alembic.config import Config
 from pytest_alembic.runner import runner
 
 from servers import Database
+from tenancy import migrate
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -88,3 +89,11 @@ def run_pgrls(database: Database, *arguments: str) -> None:
     # as superuser, so that it sees everything
     url = database.superuser_url.replace("+psycopg", "")
     run("pgrls", *arguments, "--database-url", url, cwd=Path(__file__).parent)
+
+
+def test_pgrls_proves_tenants_of_each_type(database: Database) -> None:
+    migrate(database)
+    run_pgrls(database, "lint", "--schemas", "public,tenancy", "--fail-on", "info")
+    for mode in ("anon", "cross-tenant", "write"):
+        verify = ["verify", "--schemas", "public", "--strict", "--mode", mode]
+        run_pgrls(database, *verify, "--auth-function", "tenancy.current_tenant")
