@@ -20,6 +20,7 @@ from .policies import (
     Policy,
     current_tenant_sql,
     role_set,
+    tenant_function_body,
 )
 from .tenancy import FUNCTION_NAME, Tenancy
 
@@ -558,26 +559,16 @@ def read_views(connection: Connection) -> list[View]:
 
 def function_definition(tenancy: Tenancy) -> str:
     """Return what ``pg_get_functiondef`` prints for our function, 15 to 18 alike."""
-
-    def literal(value: str) -> str:
-        # never E'', whatever is in it (simple_quote_literal() in ruleutils.c)
-        return "'" + value.replace("'", "''") + "'"
-
-    prefix, setting = literal(tenancy.role_prefix), literal(tenancy.setting)
-    readers = ", ".join(
-        f"{literal(role)}::text" for role in (tenancy.shared_role, tenancy.admin_role)
-    )
+    body = tenant_function_body(tenancy)
+    tag = "$function"
+    while tag in body:
+        tag += "x"
     return (
         f"CREATE OR REPLACE FUNCTION {current_tenant_sql(tenancy)}\n"
         " RETURNS text\n"
-        " LANGUAGE sql\n"
+        " LANGUAGE plpgsql\n"
         " STABLE PARALLEL SAFE\n"
-        f"RETURN CASE WHEN starts_with((CURRENT_USER)::text, {prefix}::text)"
-        " THEN NULLIF(substr((CURRENT_USER)::text,"
-        f" {len(tenancy.role_prefix) + 1}), ''::text)"
-        f" WHEN ((CURRENT_USER)::text = ANY (ARRAY[{readers}]))"
-        f" THEN NULLIF(current_setting({setting}::text, true),"
-        " ''::text) ELSE NULL::text END\n"
+        f"AS {tag}${body}{tag}$\n"
     )
 
 

@@ -16,7 +16,14 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import DDLCompiler
 
-from .policies import Policy, quote_name, quote_qualified
+from .policies import (
+    Policy,
+    quote_dollar,
+    quote_grantee,
+    quote_name,
+    quote_qualified,
+    tenant_function_body,
+)
 from .tenancy import FUNCTION_NAME, Tenancy
 
 #: Comment on group roles and schema that these elements created: only what carries it
@@ -501,25 +508,12 @@ def _create_function(
     element: CreateTenantFunction, compiler: DDLCompiler, **kw: Any
 ) -> str:
     tenancy = element.tenancy
-    prefix, setting = (
-        _literal(compiler, value) for value in (tenancy.role_prefix, tenancy.setting)
-    )
-    readers = ", ".join(
-        _literal(compiler, role) for role in (tenancy.shared_role, tenancy.admin_role)
-    )
     name = _qualified(compiler, tenancy.schema, FUNCTION_NAME)
-    start = len(tenancy.role_prefix) + 1
-    # RETURN is parsed now, so no search_path changes its meaning later; for a
-    # tenant's role the setting is never looked at
+    body = quote_dollar(tenant_function_body(tenancy))
     return (
         f"CREATE OR REPLACE FUNCTION {name}()"
-        " RETURNS text LANGUAGE sql STABLE PARALLEL SAFE\n"
-        "RETURN CASE\n"
-        f"  WHEN starts_with(current_user::text, {prefix})"
-        f" THEN nullif(substr(current_user::text, {start}), '')\n"
-        f"  WHEN current_user::text IN ({readers})"
-        f" THEN nullif(current_setting({setting}, true), '')\n"
-        "END"
+        " RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE"
+        f" AS {_expression(compiler, body)}"
     )
 
 
@@ -717,7 +711,7 @@ def _change_privileges(
         # Inside literals: names as PostgreSQL reads them, whatever the paramstyle
         table = _literal(compiler, quote_qualified(element.schema, element.name))
         column = _literal(compiler, element.columns[0])
-        grantees = ", ".join(map(_grantee, element.roles)) + suffix
+        grantees = ", ".join(map(quote_grantee, element.roles)) + suffix
         return _acting_as(
             compiler,
             element.granted_by,
@@ -771,13 +765,8 @@ def _literal(compiler: DDLCompiler, value: str) -> str:
     return compiler.sql_compiler.render_literal_value(value, String())
 
 
-def _grantee(role: str) -> str:
-    # PUBLIC is a keyword here, and no role can have that name
-    return "PUBLIC" if role == "public" else quote_name(role)
-
-
 def _grantees(compiler: DDLCompiler, roles: Iterable[str]) -> str:
-    return _expression(compiler, ", ".join(map(_grantee, roles)))
+    return _expression(compiler, ", ".join(map(quote_grantee, roles)))
 
 
 def _conditions(
@@ -807,8 +796,5 @@ def _notice(compiler: DDLCompiler, message: str) -> str:
 def _do(compiler: DDLCompiler, lines: Sequence[str], *, declare: str = "") -> str:
     """Return a ``DO`` block with ``lines`` in its body."""
     body = "\n".join(f"  {line}" for line in lines)
-    tag = "$tenancy$"
-    while tag in body:
-        tag = tag[:-1] + "_$"
     head = f"DECLARE\n  {declare}\n" if declare else ""
-    return f"DO {tag}\n{head}BEGIN\n{body}\nEND {tag}"
+    return "DO " + quote_dollar(f"\n{head}BEGIN\n{body}\nEND ")

@@ -118,6 +118,12 @@ def quote_qualified(schema: str | None, name: str) -> str:
     return prefix + quote_name(name)
 
 
+def quote_grantee(role: str) -> str:
+    """Return a role's name as ``GRANT`` takes it."""
+    # PUBLIC is a keyword there, and no role can have that name
+    return "PUBLIC" if role == "public" else quote_name(role)
+
+
 def quote_literal(value: str) -> str:
     """Return a string constant, read the same way whatever
     ``standard_conforming_strings`` says."""
@@ -127,12 +133,52 @@ def quote_literal(value: str) -> str:
     return f"'{text}'"
 
 
+def quote_dollar(text: str) -> str:
+    """Return a string constant in dollar quotes, for a text that has quotes itself."""
+    tag = "$tenancy$"
+    while tag in text:
+        tag = tag[:-1] + "_$"
+    return f"{tag}{text}{tag}"
+
+
 def current_tenant_sql(tenancy: Tenancy, cast: str = "") -> str:
     """Return the call that yields the tenant of the transaction.
 
     :param cast: ``""`` for text, otherwise as in ``"::integer"``.
     """
     return quote_qualified(tenancy.schema, FUNCTION_NAME) + "()" + cast
+
+
+def tenant_function_body(tenancy: Tenancy) -> str:
+    """Return the body of the function that :func:`current_tenant_sql` calls.
+
+    For a tenant's role the setting is never looked at. PL/pgSQL, because PostgreSQL
+    would read the body of an SQL function again with each statement that it plans, to
+    inline it; that took twice the time of planning a query by primary key.
+
+    PL/pgSQL looks names up when it runs, by the search path of its caller. So each
+    function, type and operator is qualified, and what has no qualified spelling
+    (``IN``, ``NULLIF``, which look up ``=``) is not used.
+    """
+    role = "current_user::pg_catalog.text"
+    prefix = quote_literal(tenancy.role_prefix)
+    setting = f"pg_catalog.current_setting({quote_literal(tenancy.setting)}, true)"
+    readers = " OR ".join(
+        f"{role} OPERATOR(pg_catalog.=) {quote_literal(reader)}"
+        for reader in (tenancy.shared_role, tenancy.admin_role)
+    )
+    return f"""
+BEGIN
+  RETURN CASE
+    WHEN pg_catalog.starts_with({role}, {prefix})
+    THEN CASE WHEN {role} OPERATOR(pg_catalog.<>) {prefix}
+      THEN pg_catalog.substr({role}, {len(tenancy.role_prefix) + 1}) END
+    WHEN {readers}
+    THEN CASE WHEN {setting} OPERATOR(pg_catalog.<>) ''
+      THEN {setting} END
+  END;
+END
+"""
 
 
 def tenant_policies(
