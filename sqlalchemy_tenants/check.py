@@ -1,6 +1,6 @@
 """Checks: what makes the isolation of tenants void, found in the catalog.
 
-Four queries for any number of tables, and any login may run them.
+Five queries for any number of tables, and any login may run them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from .policies import (
     ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
+    TENANT_PRIVILEGES,
     deparsed,
+    quote_grantee,
     quote_name,
     quote_qualified,
 )
@@ -75,32 +77,80 @@ _LOGIN = text(
     """
 )
 
-# One row an index or view: indexes that begin with a plain column, and views that
-# read a table with the rights of the view's owner.
-_INDEXES_AND_VIEWS = text(
+# What lies around the tables: indexes that begin with a plain column; views that read a
+# table with the rights of the view's owner, directly or through other views; partitions
+# and heirs. One row each, and whether tenants may use it.
+_AROUND = text(
     """
-    SELECT 'index' AS kind, n.nspname, c.relname, a.attname, NULL AS view
-    FROM pg_catalog.pg_index i
-    JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+    WITH RECURSIVE direct AS (
+        SELECT DISTINCT w.ev_class AS view, d.refobjid AS source
+        FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class <> d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    ), reads AS (
+        SELECT view, source FROM direct
+        UNION SELECT reads.view, direct.source
+        FROM reads JOIN direct ON direct.view = reads.source
+    ), heirs AS (
+        SELECT inhrelid AS heir, inhparent AS parent FROM pg_catalog.pg_inherits
+        UNION SELECT i.inhrelid, heirs.parent
+        FROM heirs JOIN pg_catalog.pg_inherits i ON i.inhparent = heirs.heir
+    ), around (kind, source, attname, object) AS (
+        SELECT 'index', i.indrelid, a.attname, NULL::oid
+        FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indpred IS NULL AND i.indisvalid
+        UNION ALL
+        SELECT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END,
+            reads.source, NULL, v.oid
+        FROM reads JOIN pg_catalog.pg_class v ON v.oid = reads.view
+        WHERE v.relkind IN ('v', 'm') AND NOT coalesce(v.reloptions && ARRAY[
+            'security_invoker=true', 'security_invoker=on', 'security_invoker=1',
+            'security_invoker=yes'], false)
+        UNION ALL
+        SELECT 'heir', heirs.parent, NULL, h.oid
+        FROM heirs JOIN pg_catalog.pg_class h ON h.oid = heirs.heir
+        WHERE h.relkind IN ('r', 'p', 'f')
+    )
+    SELECT around.kind, n.nspname, c.relname, around.attname,
+        objects.nspname AS object_schema, o.relname AS object_name,
+        coalesce(pg_catalog.has_any_column_privilege(
+            tenants.oid, o.oid, 'SELECT, INSERT, UPDATE')
+        OR pg_catalog.has_table_privilege(
+            tenants.oid, o.oid, 'DELETE, TRUNCATE'), false) AS open_to_tenants
+    FROM around
+    JOIN pg_catalog.pg_class c ON c.oid = around.source
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-    WHERE i.indpred IS NULL AND i.indisvalid
+    LEFT JOIN pg_catalog.pg_class o ON o.oid = around.object
+    LEFT JOIN pg_catalog.pg_namespace objects ON objects.oid = o.relnamespace
+    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+    """
+)
+
+# Who else sees all rows on behalf of tenants: their own roles, if policies do not apply
+# to them, and functions that run with the rights of somebody to whom none apply.
+# A trigger's function cannot be called.
+_BYPASSES = text(
+    """
+    SELECT 'role' AS kind, r.rolname AS name, NULL AS owner
+    FROM pg_catalog.pg_roles r
+    WHERE pg_catalog.starts_with(r.rolname, :role_prefix)
+    AND (r.rolsuper OR r.rolbypassrls)
     UNION ALL
-    SELECT DISTINCT
-        CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END,
-        n.nspname, c.relname, NULL,
-        pg_catalog.quote_ident(vn.nspname) || '.' || pg_catalog.quote_ident(v.relname)
-    FROM pg_catalog.pg_depend d
-    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid
-    JOIN pg_catalog.pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
-    JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
-    JOIN pg_catalog.pg_class c ON c.oid = d.refobjid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-    AND d.refclassid = 'pg_catalog.pg_class'::regclass
-    AND NOT coalesce(v.reloptions && ARRAY[
-        'security_invoker=true', 'security_invoker=on', 'security_invoker=1',
-        'security_invoker=yes'], false)
+    SELECT 'function', p.oid::pg_catalog.regprocedure::text, o.rolname
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
+    JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+    LEFT JOIN pg_catalog.pg_roles admin ON admin.rolname = :admin_role
+    WHERE p.prosecdef
+    AND p.prorettype NOT IN (
+        'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+    AND (o.rolsuper OR o.rolbypassrls
+        OR coalesce(pg_catalog.pg_has_role(o.oid, admin.oid, 'USAGE'), false))
+    AND pg_catalog.has_function_privilege(tenants.oid, p.oid, 'EXECUTE')
+    AND pg_catalog.has_schema_privilege(tenants.oid, p.pronamespace, 'USAGE')
     """
 )
 
@@ -126,13 +176,16 @@ def run_checks(
         "admin_role": tenancy.admin_role,
     }
     login = connection.execute(_LOGIN, names).one()
-    relations = connection.execute(_INDEXES_AND_VIEWS).all()
+    around = connection.execute(_AROUND, names).all()
+    bypasses = connection.execute(_BYPASSES, names).all()
     findings = [
         *_check_login(login, database, marked, tenancy, isolation),
         *_check_database(database, tenancy),
         *_check_tables(database, marked, tenancy),
         *_check_unmarked(database, marked, tenancy),
-        *_check_relations(relations, database, marked),
+        *_check_privileges(database, marked, tenancy),
+        *_check_around(around, database, marked),
+        *_check_bypasses(bypasses),
     ]
     return sorted(findings, key=lambda finding: (finding.severity, finding.object))
 
@@ -403,39 +456,105 @@ def _check_unmarked(
         )
 
 
-def _check_relations(
-    relations: Iterable[Any], database: Catalog, marked: _Marked
+def _check_around(
+    around: Iterable[Any], database: Catalog, marked: _Marked
 ) -> Iterator[Finding]:
-    indexed = {
-        (row.nspname, row.relname, row.attname)
-        for row in relations
-        if row.kind == "index"
+    tenant_tables = {
+        key
+        for key, mark in marked.items()
+        if key in database.tables and (mark is None or isinstance(mark, TenantTable))
     }
-    for key, mark in marked.items():
-        if key in database.tables and (mark is None or isinstance(mark, TenantTable)):
-            column = _tenant_column(database.tables[key], mark)
-            if column is not None and (*key, column) not in indexed:
-                yield Finding(
-                    "index-missing",
-                    quote_qualified(*key),
-                    "warning",
-                    f"no index begins with column {quote_name(column)}, so that every "
-                    f"query reads the rows of all tenants",
-                    f"CREATE INDEX ON {quote_qualified(*key)} ({quote_name(column)})",
-                )
-    for row in relations:
-        mark = marked.get((row.nspname, row.relname))
-        if row.kind == "index" or (row.nspname, row.relname) not in marked:
-            continue
-        if mark is not None and not isinstance(mark, TenantTable):
+    indexed = {
+        (row.nspname, row.relname, row.attname) for row in around if row.kind == "index"
+    }
+    for key in tenant_tables:
+        column = _tenant_column(database.tables[key], marked[key])
+        if column is not None and (*key, column) not in indexed:
+            yield Finding(
+                "index-missing",
+                quote_qualified(*key),
+                "warning",
+                f"no index begins with column {quote_name(column)}, so that every "
+                f"query reads the rows of all tenants",
+                f"CREATE INDEX ON {quote_qualified(*key)} ({quote_name(column)})",
+            )
+    for row in around:
+        if row.kind == "index" or (row.nspname, row.relname) not in tenant_tables:
             continue
         table = quote_qualified(row.nspname, row.relname)
+        name = quote_qualified(row.object_schema, row.object_name)
+        if row.kind == "heir":
+            # one that is marked has policies of its own
+            key = (row.object_schema, row.object_name)
+            if row.open_to_tenants and key not in marked:
+                yield Finding(
+                    "heir-open",
+                    name,
+                    "error",
+                    f"tenants may use the table past the policies of {table}, of which "
+                    f"it is a partition or an heir",
+                    f"REVOKE the privileges of tenants on {name}; those on {table} "
+                    f"are enough",
+                )
+            continue
         yield Finding(
             "view-bypasses-rls",
-            row.view,
-            "error",
-            f"the {row.kind} reads {table} with the rights of its owner",
+            name,
+            # one for reports may be meant so
+            "error" if row.open_to_tenants else "warning",
+            f"the {row.kind} reads {table} with the rights of its owner"
+            + ("" if row.open_to_tenants else ", though no tenant may use it"),
             "DROP it, or grant it to no tenant"
             if row.kind == "materialized view"
-            else f"ALTER VIEW {row.view} SET (security_invoker = true)",
+            else f"ALTER VIEW {name} SET (security_invoker = true)",
         )
+
+
+def _check_bypasses(bypasses: Iterable[Any]) -> Iterator[Finding]:
+    for row in bypasses:
+        if row.kind == "role":
+            yield Finding(
+                "role-bypasses-rls",
+                row.name,
+                "error",
+                "policies do not apply to the role of this tenant",
+                f"ALTER ROLE {quote_name(row.name)} NOSUPERUSER NOBYPASSRLS",
+            )
+        else:
+            yield Finding(
+                "function-bypasses-rls",
+                row.name,
+                "warning",
+                f"tenants may execute the function with the rights of {row.owner}, who "
+                f"sees the rows of all tenants",
+                f"ALTER FUNCTION {row.name} SECURITY INVOKER, or REVOKE EXECUTE from "
+                f"PUBLIC",
+            )
+
+
+def _check_privileges(
+    database: Catalog, marked: _Marked, tenancy: Tenancy
+) -> Iterator[Finding]:
+    for key, mark in marked.items():
+        if key not in database.tables or not (
+            mark is None or isinstance(mark, TenantTable)
+        ):
+            continue
+        beyond = {
+            (grant.privilege, grant.role)
+            for grant in database.tables[key].grants
+            if grant.privilege not in TENANT_PRIVILEGES
+            and (
+                grant.role in ("public", *tenancy.group_roles)
+                or grant.role.startswith(tenancy.role_prefix)
+            )
+        }
+        for privilege, role in sorted(beyond):
+            name, grantee = quote_qualified(*key), quote_grantee(role)
+            yield Finding(
+                "privilege-bypasses-rls",
+                name,
+                "error",
+                f"{grantee} has {privilege}, which no policy confines",
+                f"REVOKE {privilege} ON {name} FROM {grantee}",
+            )

@@ -139,6 +139,43 @@ FAULTS: list[tuple[str, str, str]] = [
         "view-bypasses-rls",
         "public.v",
     ),
+    (
+        "CREATE VIEW inner_view WITH (security_invoker) AS SELECT * FROM texts;"
+        "CREATE VIEW v AS SELECT * FROM inner_view",
+        "view-bypasses-rls",
+        "public.v",
+    ),
+    (
+        "CREATE TABLE heir () INHERITS (texts); GRANT INSERT ON heir TO tenants",
+        "heir-open",
+        "public.heir",
+    ),
+    (
+        "CREATE TABLE heir () INHERITS (texts);"
+        "CREATE TABLE heirs_heir () INHERITS (heir);"
+        "GRANT SELECT (id) ON heirs_heir TO PUBLIC",
+        "heir-open",
+        "public.heirs_heir",
+    ),
+    ("GRANT TRUNCATE ON ints TO tenants", "privilege-bypasses-rls", "public.ints"),
+    ("GRANT TRIGGER ON ints TO PUBLIC", "privilege-bypasses-rls", "public.ints"),
+    (
+        "CREATE ROLE tenant_acme BYPASSRLS IN ROLE tenants",
+        "role-bypasses-rls",
+        "tenant_acme",
+    ),
+    (
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+        " AS 'SELECT count(*) FROM public.texts'",
+        "function-bypasses-rls",
+        "f()",
+    ),
+    (
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+        " AS 'SELECT count(*) FROM public.texts'; ALTER FUNCTION f() OWNER TO owner",
+        "function-bypasses-rls",
+        "f()",
+    ),
     ("DROP INDEX ix_texts_tenant", "index-missing", "public.texts"),
 ]
 
@@ -200,6 +237,30 @@ def test_a_marked_table_that_the_database_does_not_have(check: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_view_that_tenants_may_use_is_an_error(
+    check: Any, migrated: Database, kind: str
+) -> None:
+    migrated.execute(f"CREATE {kind} v AS SELECT * FROM texts")
+    assert [finding.severity for finding in check()] == ["warning"]
+    migrated.execute("GRANT SELECT ON v TO PUBLIC")
+    assert [finding.severity for finding in check()] == ["error"]
+
+
+def test_what_tenants_cannot_use_is_sound(check: Any, migrated: Database) -> None:
+    migrated.execute(
+        "CREATE SCHEMA heirs; CREATE TABLE heirs.heir () INHERITS (texts);"
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
+        "REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC;"
+        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " AS 'BEGIN RETURN NEW; END';"
+        "CREATE FUNCTION h() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
+        "ALTER FUNCTION h() OWNER TO app_shared;"
+        "GRANT TRUNCATE ON texts TO app_shared"
+    )
+    assert check() == []
+
+
 def test_a_view_with_security_invoker_is_sound(check: Any, migrated: Database) -> None:
     migrated.execute("CREATE VIEW v WITH (security_invoker) AS SELECT * FROM texts")
     assert check() == []
@@ -245,4 +306,4 @@ def test_the_number_of_queries_is_constant(
         statements.append(statement)
 
     PostgresManager.from_engine(engine, "public", metadata=METADATA).check()
-    assert len(statements) == 4
+    assert len(statements) == 5

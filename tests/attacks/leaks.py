@@ -214,6 +214,7 @@ OBJECTS = [
         "ALTER FUNCTION f SECURITY INVOKER",
         setup="SET ROLE owner; SET search_path = public; CREATE FUNCTION f() RETURNS"
         " SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT body FROM public.notes'",
+        finding="function-bypasses-rls",
     ),
     Leak(
         "a partition that tenants have privileges on",
@@ -221,6 +222,7 @@ OBJECTS = [
         "grant on the parent only, as the migrations do",
         "REVOKE ALL ON events_1 FROM tenants",
         setup=_GRANT.format("events_1"),
+        finding="heir-open",
     ),
     Leak(
         "an heir that tenants have privileges on",
@@ -228,6 +230,7 @@ OBJECTS = [
         "grant on the parent only, as the migrations do",
         "REVOKE ALL ON dogs FROM tenants",
         setup=_GRANT.format("dogs"),
+        finding="heir-open",
     ),
 ]
 
