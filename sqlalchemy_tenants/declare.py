@@ -236,7 +236,9 @@ class TenantMixin:
 
     @declared_attr
     def tenant(cls) -> Mapped[str]:
-        tenancy = Tenancy.of(cls.metadata)  # type: ignore[attr-defined]
+        # with_loader_criteria() asks the mixin itself, which has none
+        metadata: MetaData | None = getattr(cls, "metadata", None)
+        tenancy = None if metadata is None else Tenancy.of(metadata)
         return tenant_column(tenancy=tenancy, sort_order=-1)
 
 

@@ -10,8 +10,9 @@ import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
+from uuid import UUID
 
 from sqlalchemy import Connection, CursorResult, TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
@@ -83,12 +84,25 @@ def tenant_scope(
 
     :raises InvalidTenant: for what cannot identify a tenant.
     """
+    # not of a subclass, which may call two tenants equal that are not
+    if type(tenant) in (str, int, UUID):
+        return _known_scope(tenant, isolation, tenancy, schema)
+    return _tenant_scope(tenant, isolation, tenancy, schema)
+
+
+def _tenant_scope(
+    tenant: TenantId, isolation: Isolation, tenancy: Tenancy, schema: str | None
+) -> Scope:
     if isolation == "role":
         return Scope(tenancy.role_for(tenant), None, schema, tenant)
     if isolation == "shared":
         setting = (tenancy.setting, tenant_text(tenant))
         return Scope(tenancy.shared_role, setting, schema, tenant)
     raise ValueError(f'isolation is "role" or "shared", not {isolation!r}')
+
+
+# A tenant's scope is needed again with its next session, text and all.
+_known_scope = lru_cache(maxsize=1024)(_tenant_scope)
 
 
 def admin_scope(tenant: TenantId | None, tenancy: Tenancy, schema: str | None) -> Scope:

@@ -7,14 +7,20 @@ from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import (
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    with_loader_criteria,
+)
+from sqlalchemy.sql.base import ExecutableOption
 
 from .drivers import driver_of
 from .exceptions import ScopeError
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
 from .tenancy import Isolation, Tenancy, TenantId
 
-# Key of Connection.info: which session, and in which transaction, entered a scope last.
+# Key of Connection.info: the transaction of a session that entered a scope last.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
 
 _DEFAULT_TENANCY = Tenancy()
@@ -24,6 +30,11 @@ class ScopedSession(Session):
     """A session that enters a :class:`.Scope` in each of its transactions.
 
     Base of :class:`TenantSession` and :class:`AdminSession`.
+
+    :param criteria_for: a class that models with an attribute ``tenant`` inherit from,
+        as :class:`.TenantMixin`. ORM statements then say ``tenant = 'acme'`` for these
+        models by themselves, so that PostgreSQL plans for this tenant and not for one
+        of average size. The policies hold with and without.
     """
 
     def __init__(
@@ -32,12 +43,17 @@ class ScopedSession(Session):
         *,
         scope: Scope,
         twophase: bool = False,
+        criteria_for: type[Any] | None = None,
         **kw: Any,
     ) -> None:
         if twophase:
             raise two_phase_error(scope)
         super().__init__(bind, **kw)
         self._scope = scope
+        if criteria_for is not None and scope.tenant is not None:
+            self._criteria = _tenant_criteria(criteria_for, scope.tenant)
+            # of this session only: a statement without it costs nothing
+            event.listen(self, "do_orm_execute", _add_criteria)
         self._refused: ref[SessionTransaction] | None = None
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
@@ -75,7 +91,8 @@ class TenantSession(ScopedSession):
     :param schema: the schema on the search path; ``None`` keeps the login's path and
         asks for it once a connection.
     :param tenancy: names of roles and setting.
-    :param kw: further arguments of :class:`~sqlalchemy.orm.Session`.
+    :param kw: ``criteria_for`` of :class:`ScopedSession`, and further arguments of
+        :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
     """
@@ -128,6 +145,33 @@ class AdminSession(ScopedSession):
         return self._tenant
 
 
+def _tenant_criteria(model: type[Any], tenant: TenantId) -> ExecutableOption:
+    # not hasattr(), which would evaluate what a mixin declares for its subclasses
+    if not any(
+        "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
+        for each in model.__mro__
+    ):
+        raise TypeError(
+            f"criteria_for={model.__name__} has no attribute 'tenant'; name a class "
+            f"that has one, as TenantMixin"
+        )
+    return with_loader_criteria(
+        model, lambda cls: cls.tenant == tenant, include_aliases=True
+    )
+
+
+def _add_criteria(state: ORMExecuteState) -> None:
+    # the option goes with rows that were loaded to what they load later
+    if (
+        state.is_orm_statement
+        and (state.is_select or state.is_update or state.is_delete)
+        and not state.is_column_load
+        and not state.is_relationship_load
+    ):
+        assert isinstance(state.session, ScopedSession)
+        state.statement = state.statement.options(state.session._criteria)
+
+
 # insert=True: before a listener of the application's, whose statements would begin the
 # transaction without the scope
 @event.listens_for(ScopedSession, "after_begin", propagate=True, insert=True)
@@ -162,14 +206,15 @@ def _claim(
     Possible where the application gives the same connection to both.
     """
     info = connection.info
-    claim = info.get(_CLAIM_KEY)
-    if claim is not None:
-        other: ScopedSession | None = claim[0]()
+    claim: ref[SessionTransaction] | None = info.get(_CLAIM_KEY)
+    claimed = None if claim is None else claim()
+    if claimed is not None:
+        other = claimed.session
+        assert isinstance(other, ScopedSession)
         if (
-            other is not None
-            and other is not session
+            other is not session
             and other.scope != session.scope
-            and other.get_transaction() is claim[1]()
+            and other.get_transaction() is claimed
             and other.in_transaction()
         ):
             raise ScopeError(
@@ -178,4 +223,4 @@ def _claim(
                 f"first, or give each session a connection of its own",
                 tenant=session.scope.tenant,
             )
-    info[_CLAIM_KEY] = (ref(session), ref(transaction))
+    info[_CLAIM_KEY] = ref(transaction)

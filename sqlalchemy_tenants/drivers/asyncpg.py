@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
 from sqlalchemy import Connection, Dialect, event
@@ -72,9 +73,14 @@ class ScopedConnection(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
 class Asyncpg(Driver):
     """:class:`asyncpg.Connection`, below SQLAlchemy's adapter."""
 
+    def __init__(self) -> None:
+        # asked with each session, and event.contains() takes its time
+        self._registered: WeakSet[Dialect] = WeakSet()
+
     def register(self, dialect: Dialect) -> None:
         """Let the connections that are opened from now on be ours."""
-        if not event.contains(dialect, "do_connect", _choose_connection_class):
+        if dialect not in self._registered:
+            self._registered.add(dialect)
             event.listen(dialect, "do_connect", _choose_connection_class)
 
     def begin(self, connection: Connection, scope: str) -> bool:
