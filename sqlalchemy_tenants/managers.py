@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
@@ -21,6 +21,8 @@ from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
 
 _log = logging.getLogger("sqlalchemy_tenants")
+
+_S = TypeVar("_S", bound=ScopedSession)
 
 # Tenants in one transaction of create_tenants(): a few hundred round trips less, and
 # far from the server's limit of locks in one transaction.
@@ -161,10 +163,9 @@ class PostgresManager(DBManager):
             session_options=dict(session_options or {}),
         )
 
-    @contextmanager
     def new_session(
         self, tenant: TenantId, *, create_if_missing: bool = True
-    ) -> Iterator[TenantSession]:
+    ) -> AbstractContextManager[TenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it.
 
         It begins its first transaction at once. Leaving the block closes it and rolls
@@ -175,9 +176,11 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        with TenantSession(self._engine, **self.tenant_kw(tenant)) as session:
-            self.start_session(session, create_if_missing=create_if_missing)
-            yield session
+        return _Opening(
+            self,
+            lambda: TenantSession(self._engine, **self.tenant_kw(tenant)),
+            create_if_missing,
+        )
 
     def new_tenant_session(
         self, tenant: TenantId, *, create_if_missing: bool = True
@@ -185,8 +188,9 @@ class PostgresManager(DBManager):
         """The same as :meth:`new_session`."""
         return self.new_session(tenant, create_if_missing=create_if_missing)
 
-    @contextmanager
-    def admin_session(self, tenant: TenantId | None = None) -> Iterator[AdminSession]:
+    def admin_session(
+        self, tenant: TenantId | None = None
+    ) -> AbstractContextManager[AdminSession]:
         """Open a session across tenants, or narrowed to one.
 
         It runs on ``admin_engine``, as the admin role.
@@ -196,9 +200,9 @@ class PostgresManager(DBManager):
             not "all".
         :raises ScopeError: the login may not act as the admin role.
         """
-        with AdminSession(self._admin_engine, **self.admin_kw(tenant)) as session:
-            self.start_session(session)
-            yield session
+        return _Opening(
+            self, lambda: AdminSession(self._admin_engine, **self.admin_kw(tenant))
+        )
 
     @contextmanager
     def connect(self, tenant: TenantId) -> Iterator[Connection]:
@@ -348,7 +352,6 @@ class PostgresManager(DBManager):
         self, session: ScopedSession, *, create_if_missing: bool = False
     ) -> None:
         """Begin the first transaction of a session, creating its tenant if need be."""
-        tenant = session.scope.tenant
         try:
             session.connection()
             return
@@ -357,9 +360,11 @@ class PostgresManager(DBManager):
             refused = explain(error, session.scope, self._login_name)
             if refused is None:
                 raise
-            if not create_if_missing or self._isolation == "shared" or tenant is None:
+            # a tenant that exists but is closed to this login stays closed
+            if not create_if_missing or not isinstance(refused, TenantNotFound):
                 raise refused from error
-        self._create_missing(tenant, refused)
+        with suppress(TenantAlreadyExists):  # somebody else was faster
+            self.create_tenant(refused.tenant)
         try:
             session.connection()
         except DBAPIError as error:  # deleted meanwhile
@@ -373,20 +378,6 @@ class PostgresManager(DBManager):
             return connection.begin()
         except DBAPIError as error:
             raise explain(error, scope, self._login_name) or error from error
-
-    def _create_missing(
-        self, tenant: TenantId, refused: TenantNotFound | ScopeError
-    ) -> None:
-        """Create a tenant that was missed, whoever else does so at the same time."""
-        if isinstance(refused, TenantNotFound):
-            try:
-                self.create_tenant(tenant)
-                return
-            except TenantAlreadyExists:
-                pass
-        login = self._login()
-        with self._admin_engine.begin() as connection:
-            tenants.admit_login(connection, tenant, self._tenancy, login)
 
     def _keeps(self, operation: str, *tenant_ids: TenantId) -> bool:
         """Whether the database keeps tenants; a tenant that is none is refused."""
@@ -406,6 +397,45 @@ class PostgresManager(DBManager):
             with self._engine.connect() as connection:
                 self._login_name = tenants.session_login(connection)
         return self._login_name
+
+
+class _Opening(AbstractContextManager[_S], Generic[_S]):
+    """Opens a session on entering, begins its first transaction, and closes it.
+
+    A class, because a generator would take longer, and every session comes by here.
+    """
+
+    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
+
+    def __init__(
+        self,
+        manager: PostgresManager,
+        open_: Callable[[], _S],
+        create_if_missing: bool = False,
+    ) -> None:
+        self._manager = manager
+        self._open = open_
+        self._create_if_missing = create_if_missing
+        self._session: _S | None = None
+
+    def __enter__(self) -> _S:
+        if self._session is not None:
+            raise RuntimeError("this session is open; ask the manager for another one")
+        session = self._open()
+        try:
+            self._manager.start_session(
+                session, create_if_missing=self._create_if_missing
+            )
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+        return session
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert self._session is not None
+        session, self._session = self._session, None
+        session.close()
 
 
 def confine(connection: Connection, scope: Scope) -> None:

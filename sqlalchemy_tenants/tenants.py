@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .ddl import CreateTenantRole, DropTenantRole, GrantTenantRole
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
-from .policies import quote_literal, quote_name
+from .policies import quote_dollar, quote_literal, quote_name
 from .scope import (
     DEPENDENT_OBJECTS_STILL_EXIST,
     DUPLICATE_OBJECT,
@@ -200,18 +200,7 @@ def _grant_roles(connection: Connection, roles: Sequence[str], login: str) -> No
 
 
 def _block(*lines: str) -> str:
-    body = "\n".join(lines)
-    tag = "$tenancy$"
-    while tag in body:
-        tag = tag[:-1] + "_$"
-    return f"DO {tag}\n{body} {tag}"
-
-
-def admit_login(
-    connection: Connection, tenant: TenantId, tenancy: Tenancy, login: str
-) -> None:
-    """Let ``login`` act as an existing tenant."""
-    connection.execute(GrantTenantRole(tenancy.role_for(tenant), login))
+    return "DO " + quote_dollar("\n".join(["", *lines, ""]))
 
 
 def delete_tenant(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> None:

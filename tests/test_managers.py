@@ -102,6 +102,33 @@ def test_a_missing_tenant_is_an_error_at_once(role_world: World) -> None:
 
 
 @on_each_driver
+def test_a_session_admits_no_login_to_a_tenant_that_exists(role_world: World) -> None:
+    """Another login's tenants are closed to this one, until somebody says otherwise."""
+    role_world.database.execute(
+        "CREATE ROLE tenant_acme IN ROLE tenants", login="manager"
+    )
+    manager = role_world.manager()
+    for _ in range(2):
+        with (
+            pytest.raises(ScopeError, match="GRANT tenant_acme TO"),
+            manager.new_session("acme"),
+        ):
+            raise AssertionError("the block was entered")
+    manager.create_tenants(["acme"])
+    with manager.new_session("acme") as session:
+        assert bodies(session) == set()
+
+
+@on_each_driver
+def test_a_session_is_opened_once(world: World) -> None:
+    opening = world.manager().new_session("acme")
+    with opening, pytest.raises(RuntimeError, match="is open"), opening:
+        raise AssertionError("the block was entered")
+    with opening as session:
+        assert bodies(session) == set()
+
+
+@on_each_driver
 def test_options_of_sessions(world: World) -> None:
     manager = world.manager(session_options={"expire_on_commit": False})
     with manager.new_session("acme") as session:

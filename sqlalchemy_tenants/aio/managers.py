@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -20,6 +20,7 @@ from ..check import Finding
 from ..session import AdminSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
 
+_S = TypeVar("_S", bound=AsyncSession)
 _T = TypeVar("_T")
 
 
@@ -152,18 +153,15 @@ class PostgresManager(DBManager):
         )
         return cls(engine, manager, engine if admin_engine is None else admin_engine)
 
-    @asynccontextmanager
-    async def new_session(
+    def new_session(
         self, tenant: TenantId, *, create_if_missing: bool = True
-    ) -> AsyncIterator[AsyncTenantSession]:
+    ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it."""
-        kw = self._manager.tenant_kw(tenant)
-        async with AsyncTenantSession(self._engine, **kw) as session:
-            await session.run_sync(
-                self._manager.start_session,  # type: ignore[arg-type]
-                create_if_missing=create_if_missing,
-            )
-            yield session
+        return _Opening(
+            self._manager,
+            lambda: AsyncTenantSession(self._engine, **self._manager.tenant_kw(tenant)),
+            create_if_missing,
+        )
 
     def new_tenant_session(
         self, tenant: TenantId, *, create_if_missing: bool = True
@@ -171,17 +169,16 @@ class PostgresManager(DBManager):
         """The same as :meth:`new_session`."""
         return self.new_session(tenant, create_if_missing=create_if_missing)
 
-    @asynccontextmanager
-    async def admin_session(
+    def admin_session(
         self, tenant: TenantId | None = None
-    ) -> AsyncIterator[AsyncAdminSession]:
+    ) -> AbstractAsyncContextManager[AsyncAdminSession]:
         """Open a session across tenants, or narrowed to one."""
-        kw = self._manager.admin_kw(tenant)
-        async with AsyncAdminSession(self._admin_engine, **kw) as session:
-            await session.run_sync(
-                self._manager.start_session  # type: ignore[arg-type]
-            )
-            yield session
+        return _Opening(
+            self._manager,
+            lambda: AsyncAdminSession(
+                self._admin_engine, **self._manager.admin_kw(tenant)
+            ),
+        )
 
     @asynccontextmanager
     async def connect(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
@@ -224,6 +221,47 @@ class PostgresManager(DBManager):
     async def check(self, *, strict: bool = False) -> list[Finding]:
         """Report what makes the isolation void, as the application's login sees it."""
         return await _run(lambda: self._manager.check(strict=strict))
+
+
+class _Opening(AbstractAsyncContextManager[_S], Generic[_S]):
+    """Opens a session on entering, begins its first transaction, and closes it.
+
+    A class, because a generator would take longer, and every session comes by here.
+    """
+
+    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
+
+    def __init__(
+        self,
+        manager: sync.PostgresManager,
+        open_: Callable[[], _S],
+        create_if_missing: bool = False,
+    ) -> None:
+        self._manager = manager
+        self._open = open_
+        self._create_if_missing = create_if_missing
+        self._session: _S | None = None
+
+    async def __aenter__(self) -> _S:
+        if self._session is not None:
+            raise RuntimeError("this session is open; ask the manager for another one")
+        session = self._open()
+        try:
+            await session.run_sync(
+                self._manager.start_session,  # type: ignore[arg-type]
+                create_if_missing=self._create_if_missing,
+            )
+        except BaseException as error:
+            await session.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._session = session
+        return session
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        assert self._session is not None
+        session, self._session = self._session, None
+        # not close(): this one finishes even if the task is cancelled
+        await session.__aexit__(*exc_info)
 
 
 async def _run(function: Callable[[], _T]) -> _T:
