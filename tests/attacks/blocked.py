@@ -510,6 +510,9 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE query ~ 'victim' OR usename IN ('app', 'app_shared') AND pid <> pg_backend_pid()
 """
 
+# where tenants may create whatever they like
+_LAB = "CREATE SCHEMA lab; GRANT CREATE, USAGE ON SCHEMA lab TO tenants"
+
 ROLES = [
     Blocked(
         "`SET ROLE` to the other tenant",
@@ -597,6 +600,44 @@ ROLES = [
             "TABLE notes",
         ),
         OWN,
+    ),
+    Blocked(
+        "the same in a schema where one may create, with operators and a type",
+        (
+            "CREATE FUNCTION lab.starts_with(text, text) RETURNS boolean"
+            " LANGUAGE sql RETURN true",
+            "CREATE FUNCTION lab.substr(text, integer) RETURNS text"
+            " LANGUAGE sql RETURN 'globex'",
+            "CREATE FUNCTION lab.current_setting(text, boolean) RETURNS text"
+            " LANGUAGE sql RETURN 'globex'",
+            "CREATE FUNCTION lab.always(text, text) RETURNS boolean"
+            " LANGUAGE sql RETURN true",
+            "CREATE OPERATOR lab.= (LEFTARG = text, RIGHTARG = text,"
+            " FUNCTION = lab.always)",
+            "CREATE OPERATOR lab.<> (LEFTARG = text, RIGHTARG = text,"
+            " FUNCTION = lab.always)",
+            "CREATE DOMAIN lab.text AS pg_catalog.text CHECK (false)",
+            "SET search_path = lab, public, pg_catalog",
+            "TABLE notes",
+        ),
+        OWN,
+        setup=_LAB,
+    ),
+    Blocked(
+        "the same as `tenants`, whom an operator takes for a role with a setting",
+        (
+            "CREATE FUNCTION lab.always(text, text) RETURNS boolean"
+            " LANGUAGE sql RETURN true",
+            "CREATE OPERATOR lab.= (LEFTARG = text, RIGHTARG = text,"
+            " FUNCTION = lab.always)",
+            "GRANT EXECUTE ON FUNCTION lab.always TO tenants",
+            "SET ROLE tenants",
+            "SET tenancy.tenant = 'globex'",
+            "SET search_path = lab, public, pg_catalog",
+            "TABLE notes",
+        ),
+        [],
+        setup=_LAB,
     ),
     Blocked("`COMMIT` as a statement", ("COMMIT", "TABLE notes"), "42501"),
     Blocked("`COMMIT AND CHAIN`", ("COMMIT AND CHAIN", "TABLE notes"), "42501"),
