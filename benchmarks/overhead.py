@@ -1,22 +1,33 @@
-"""One transaction with one query by primary key, beside that of a plain Session."""
+"""One transaction with one query by primary key, beside that of a plain Session.
+
+A third candidate is the floor: a plain Session, too, on a connection whose driver puts
+the scope behind each BEGIN by itself. It takes what the server takes for the scope, the
+role and the policies, and what waiting for it costs; the rest is this package's Python.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 from database import Note, PlainNote, create_roles, fill, first_id, tenants_database
 from database import tenant_name as name
 from measure import interleave, ratio, say, spread, table, times
-from sqlalchemy import create_engine, select
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from psycopg import generators, pq
+from sqlalchemy import Engine, create_engine, make_url, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from servers import Database
+from sqlalchemy_tenants import Tenancy
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncPostgresManager
+from sqlalchemy_tenants.drivers.asyncpg import ScopedConnection
 from sqlalchemy_tenants.managers import PostgresManager
+from sqlalchemy_tenants.scope import tenant_scope
 
 TENANTS = 10
 #: Transactions that are timed together: the clock's resolution and, with asyncio, the
@@ -29,8 +40,37 @@ DRIVERS = ("psycopg", "psycopg-async", "asyncpg")
 AIM = 1.15
 
 
+class _Floor:
+    """The text that goes behind each BEGIN."""
+
+    text = ""
+
+
+def _begin(connection: Any) -> Generator[Any, Any, None]:
+    if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        connection.pgconn.send_query(f"BEGIN; {_Floor.text}".encode())
+        yield from generators.execute(connection.pgconn)
+
+
+class _Connection(psycopg.Connection[Any]):
+    _start_query = _begin
+
+
+class _AsyncConnection(psycopg.AsyncConnection[Any]):
+    _start_query = _begin
+
+
+class _AsyncpgConnection(ScopedConnection):
+    async def execute(
+        self, query: str, *args: Any, timeout: float | None = None
+    ) -> str:
+        if query.startswith("BEGIN"):
+            query = f"BEGIN; {_Floor.text}"
+        return await super().execute(query, *args, timeout=timeout)
+
+
 def run(options: Any) -> dict[str, Any]:
-    rounds = 300 if options.full else 60
+    rounds = 300 if options.full else 40
     results: dict[str, Any] = {}
     for version in options.versions[-1:]:
         with tenants_database(version) as database:
@@ -53,19 +93,27 @@ def report(results: dict[str, Any]) -> None:
                         f"{version}, {driver}, {case}",
                         f"{result['plain']['median'] * 1e3:.0f} µs",
                         times(result["wall"]),
+                        times(result["floor wall"]),
                         times(result["cpu"]),
-                        "yes" if result["wall"]["median"] <= AIM else "no",
+                        times(result["floor cpu"]),
+                        times(result["python"]),
+                        "yes" if result["python"]["median"] <= AIM else "no",
                     )
                 )
     print("A transaction of a tenant, as a ratio to the same one of a plain Session.")
-    print("CPU is that of the Python process, where the round trips do not count.\n")
-    table(("", "plain", "time", "CPU", f"time ≤ {AIM}"), rows)
+    print("The floor is what the server and the waiting for it take, without Python of")
+    print(
+        "this package; CPU is that of the Python process, and the overhead is that of"
+    )
+    print("tenants over that of the floor.\n")
+    headers = ("", "plain", "time", "floor", "CPU", "floor", "overhead", f"≤ {AIM}")
+    table(headers, rows)
 
 
 def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
     run_driver = _run_sync if driver == "psycopg" else _run_async
-    with asyncio.Runner() as runner:
-        candidates, dispose = run_driver(database, driver, runner)
+    with asyncio.Runner() as runner, ExitStack() as stack:
+        candidates = run_driver(database, driver, runner, stack)
         cpu: dict[str, list[float]] = {each: [] for each in candidates}
 
         def timed(each: str) -> Callable[[], None]:
@@ -77,141 +125,155 @@ def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
             return call
 
         wall = interleave({each: timed(each) for each in candidates}, rounds, warmup=5)
-        dispose()
+        cpu = {each: samples[5:] for each, samples in cpu.items()}
     results = {}
-    for each in candidates:
-        base = "plain, one session" if each.endswith("one session") else "plain"
-        if each != base:
-            results[each] = {
-                "plain": spread([sample / BATCH for sample in wall[base]]),
-                "wall": ratio(wall[each], wall[base]),
-                "cpu": ratio(cpu[each][5:], cpu[base][5:]),
+    for kind in ("", ", one session"):
+        plain = "plain" + kind
+        for isolation in ("role", "shared"):
+            tenant, floor = isolation + kind, f"floor {isolation}{kind}"
+            results[tenant] = {
+                "plain": spread([sample / BATCH for sample in wall[plain]]),
+                "wall": ratio(wall[tenant], wall[plain]),
+                "floor wall": ratio(wall[floor], wall[plain]),
+                "cpu": ratio(cpu[tenant], cpu[plain]),
+                "floor cpu": ratio(cpu[floor], cpu[plain]),
+                "python": ratio(cpu[tenant], cpu[floor]),
             }
     return results
 
 
-def _run_sync(
-    database: Database, driver: str, runner: asyncio.Runner
-) -> tuple[dict[str, Callable[[], None]], Callable[[], None]]:
-    engines = {
-        login: create_engine(database.url(login), pool_size=1)
-        for login in ("owner", "app", "app_shared")
-    }
-    role = PostgresManager.from_engine(engines["app"], schema="public")
-    shared = PostgresManager.from_engine(
-        engines["app_shared"], schema="public", isolation="shared"
+_LOGINS = {"role": "app", "shared": "app_shared"}
+
+
+def _scopes(isolation: Any) -> list[str]:
+    """What the floor sends behind the BEGIN of each tenant."""
+    scopes = (
+        tenant_scope(name(number + 1), isolation, Tenancy(), "public")
+        for number in range(TENANTS)
     )
+    return [str(scope.text) for scope in scopes]
 
-    def plain() -> None:
-        for number in range(BATCH):
-            with Session(engines["owner"]) as session:
-                _read(session, PlainNote, number)
 
-    def tenant(manager: PostgresManager) -> Callable[[], None]:
-        def call() -> None:
+def _run_sync(
+    database: Database, driver: str, runner: asyncio.Runner, stack: ExitStack
+) -> dict[str, Callable[[], None]]:
+    def engine(login: str, **kw: Any) -> Engine:
+        engine = create_engine(database.url(login), pool_size=1, **kw)
+        stack.callback(engine.dispose)
+        return engine
+
+    def floor_connection(login: str) -> Callable[[], Any]:
+        conninfo = _conninfo(database, login)
+        return lambda: _Connection.connect(conninfo)
+
+    candidates: dict[str, Callable[[], None]] = {}
+
+    def add(case: str, open_session: Callable[[int], Any], model: type[Any]) -> None:
+        def each_its_session() -> None:
             for number in range(BATCH):
-                with manager.new_session(name(_tenant(number))) as session:
-                    _read(session, Note, number)
+                with open_session(number % TENANTS) as session:
+                    _read(session, model, number)
 
-        return call
-
-    def plain_one_session() -> None:
-        with Session(engines["owner"]) as session:
-            for _ in range(BATCH):
-                _read(session, PlainNote, 0)
-
-    def one_session(manager: PostgresManager) -> Callable[[], None]:
-        def call() -> None:
-            with manager.new_session(name(1)) as session:
+        def one_session() -> None:
+            with open_session(0) as session:
                 for _ in range(BATCH):
-                    _read(session, Note, 0)
+                    _read(session, model, 0)
 
-        return call
+        candidates[case] = each_its_session
+        candidates[f"{case}, one session"] = one_session
 
-    def dispose() -> None:
-        for engine in engines.values():
-            engine.dispose()
-
-    return {
-        "plain": plain,
-        "role": tenant(role),
-        "shared": tenant(shared),
-        "plain, one session": plain_one_session,
-        "role, one session": one_session(role),
-        "shared, one session": one_session(shared),
-    }, dispose
+    plain = engine("owner")
+    add("plain", lambda number: Session(plain), PlainNote)
+    for isolation, login in _LOGINS.items():
+        manager = PostgresManager.from_engine(
+            engine(login),
+            schema="public",
+            isolation=isolation,  # type: ignore[arg-type]
+        )
+        floor = engine(login, creator=floor_connection(login))
+        add(isolation, _of_manager(manager), Note)
+        add(f"floor {isolation}", _of_floor(Session, floor, isolation), Note)
+    return candidates
 
 
 def _run_async(
-    database: Database, driver: str, runner: asyncio.Runner
-) -> tuple[dict[str, Callable[[], None]], Callable[[], None]]:
-    engines = {
-        login: create_async_engine(
-            database.url(login, driver.removesuffix("-async")), pool_size=1
-        )
-        for login in ("owner", "app", "app_shared")
-    }
-    role = AsyncPostgresManager.from_engine(engines["app"], schema="public")
-    shared = AsyncPostgresManager.from_engine(
-        engines["app_shared"], schema="public", isolation="shared"
-    )
+    database: Database, driver: str, runner: asyncio.Runner, stack: ExitStack
+) -> dict[str, Callable[[], None]]:
+    def engine(login: str, **kw: Any) -> AsyncEngine:
+        url = database.url(login, driver.removesuffix("-async"))
+        engine = create_async_engine(url, pool_size=1, **kw)
+        stack.callback(lambda: runner.run(engine.dispose()))
+        return engine
 
-    async def plain() -> None:
-        for number in range(BATCH):
-            async with AsyncSession(engines["owner"]) as session:
-                await _read_async(session, PlainNote, number)
+    def floor_engine(login: str) -> AsyncEngine:
+        if driver == "asyncpg":
+            kw = {"connect_args": {"connection_class": _AsyncpgConnection}}
+            return engine(login, **kw)
+        conninfo = _conninfo(database, login)
+        return engine(login, async_creator=lambda: _AsyncConnection.connect(conninfo))
 
-    def tenant(manager: AsyncPostgresManager) -> Callable[[], Awaitable[None]]:
-        async def call() -> None:
+    candidates: dict[str, Callable[[], None]] = {}
+
+    def add(case: str, open_session: Callable[[int], Any], model: type[Any]) -> None:
+        async def each_its_session() -> None:
             for number in range(BATCH):
-                async with manager.new_session(name(_tenant(number))) as session:
-                    await _read_async(session, Note, number)
+                async with open_session(number % TENANTS) as session:
+                    await _read_async(session, model, number)
 
-        return call
-
-    async def plain_one_session() -> None:
-        async with AsyncSession(engines["owner"]) as session:
-            for _ in range(BATCH):
-                await _read_async(session, PlainNote, 0)
-
-    def one_session(manager: AsyncPostgresManager) -> Callable[[], Awaitable[None]]:
-        async def call() -> None:
-            async with manager.new_session(name(1)) as session:
+        async def one_session() -> None:
+            async with open_session(0) as session:
                 for _ in range(BATCH):
-                    await _read_async(session, Note, 0)
+                    await _read_async(session, model, 0)
 
-        return call
+        candidates[case] = lambda: runner.run(each_its_session())
+        candidates[f"{case}, one session"] = lambda: runner.run(one_session())
 
-    async def dispose() -> None:
-        for engine in engines.values():
-            await engine.dispose()
-
-    def blocking(function: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: runner.run(function())
-
-    return {
-        "plain": blocking(plain),
-        "role": blocking(tenant(role)),
-        "shared": blocking(tenant(shared)),
-        "plain, one session": blocking(plain_one_session),
-        "role, one session": blocking(one_session(role)),
-        "shared, one session": blocking(one_session(shared)),
-    }, blocking(dispose)
+    plain = engine("owner")
+    add("plain", lambda number: AsyncSession(plain), PlainNote)
+    for isolation, login in _LOGINS.items():
+        manager = AsyncPostgresManager.from_engine(
+            engine(login),
+            schema="public",
+            isolation=isolation,  # type: ignore[arg-type]
+        )
+        floor = floor_engine(login)
+        add(isolation, _of_manager(manager), Note)
+        add(f"floor {isolation}", _of_floor(AsyncSession, floor, isolation), Note)
+    return candidates
 
 
-def _tenant(number: int) -> int:
-    return number % TENANTS + 1
+def _of_manager(
+    manager: PostgresManager | AsyncPostgresManager,
+) -> Callable[[int], Any]:
+    return lambda number: manager.new_session(name(number + 1))
+
+
+def _of_floor(
+    session_class: Callable[[Any], Any], engine: Any, isolation: str
+) -> Callable[[int], Any]:
+    scopes = _scopes(isolation)
+
+    def open_session(number: int) -> Any:
+        _Floor.text = scopes[number]
+        return session_class(engine)
+
+    return open_session
+
+
+def _conninfo(database: Database, login: str) -> str:
+    url = make_url(database.url(login))
+    return f"host={url.host} port={url.port} user={login} dbname={url.database}"
 
 
 def _read(session: Session, model: type[Any], number: int) -> None:
-    id = first_id(_tenant(number))
+    id = first_id(number % TENANTS + 1)
     row = session.execute(select(model.id, model.body).where(model.id == id)).one()
     assert row.id == id
     session.commit()
 
 
 async def _read_async(session: AsyncSession, model: type[Any], number: int) -> None:
-    id = first_id(_tenant(number))
+    id = first_id(number % TENANTS + 1)
     query = select(model.id, model.body).where(model.id == id)
     row = (await session.execute(query)).one()
     assert row.id == id
