@@ -68,7 +68,11 @@ _LOGIN = text(
         ) AS acts_as_tenants,
         ARRAY(
             SELECT o.rolname FROM pg_catalog.pg_roles o
-            WHERE pg_catalog.pg_has_role(r.oid, o.oid, 'USAGE')
+            WHERE pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER')
+            AND o.oid IN (
+                SELECT c.relowner FROM pg_catalog.pg_class c
+                WHERE c.relkind IN ('r', 'p')
+            )
         ) AS owners
     FROM pg_catalog.pg_roles r
     LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
@@ -260,7 +264,8 @@ def _check_login(
     if owned:
         yield finding(
             "login-owns-tables",
-            f"the login owns {', '.join(owned)}, and could switch policies off",
+            f"the login owns {', '.join(owned)}, or may act as the owner, and could "
+            f"switch policies off",
             use_another,
         )
     if login.inherits:

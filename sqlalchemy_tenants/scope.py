@@ -150,8 +150,6 @@ def _send_separately(
 ) -> None:
     """Enter a scope in a transaction that has begun, or by a driver that has no
     better way."""
-    if isinstance(connection.get_transaction(), TwoPhaseTransaction):
-        raise two_phase_error(scope)
     for statement in driver.separate(connection, statements):
         execute_text(connection, statement)
     if driver.in_transaction(connection) is False:
@@ -245,6 +243,9 @@ def _require_transaction(connection: Connection, scope: Scope) -> None:
             "isolation level",
             tenant=scope.tenant,
         )
+    # here, because some drivers have sent nothing yet
+    if isinstance(connection.get_transaction(), TwoPhaseTransaction):
+        raise two_phase_error(scope)
 
 
 def _login_search_path(connection: Connection, driver: Driver) -> str:

@@ -213,6 +213,76 @@ def test_a_login_that_inherits_is_found(check: Any, migrated: Database) -> None:
     assert [finding.code for finding in check()] == ["login-inherits-tenants"]
 
 
+def test_a_login_that_may_act_as_the_owner_is_found(
+    check: Any, migrated: Database
+) -> None:
+    migrated.execute("GRANT owner TO app")
+    assert "login-owns-tables" in {finding.code for finding in check()}
+
+
+FLOOR = "tenant = (SELECT tenancy.current_tenant())"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("", id="permissive"),
+        pytest.param("AS RESTRICTIVE FOR UPDATE", id="one command"),
+    ],
+)
+def test_a_floor_of_another_kind_is_found(
+    check: Any, migrated: Database, kind: str
+) -> None:
+    migrated.execute(
+        "DROP POLICY tenant_floor ON texts;"
+        f"CREATE POLICY tenant_floor ON texts {kind} TO tenants"
+        f" USING ({FLOOR}) WITH CHECK ({FLOOR})"
+    )
+    assert [finding.code for finding in check()] == ["policy-altered"]
+
+
+def test_policies_that_compare_nothing_are_found_in_the_catalog(
+    check: Any, migrated: Database
+) -> None:
+    for policy in ("tenant_isolation", "tenant_floor"):
+        migrated.execute(f"ALTER POLICY {policy} ON texts USING (true)")
+    findings = check(metadata=None)
+    assert [(finding.code, finding.object) for finding in findings] == [
+        ("policy-altered", "public.texts")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "severity"),
+    [
+        ("SELECT 1", "warning"),
+        ("GRANT SELECT ON stray TO tenants", "error"),
+        ("GRANT SELECT ON stray TO tenant_acme", "error"),
+        ("GRANT SELECT ON stray TO PUBLIC", "error"),
+        ("GRANT SELECT ON stray TO reporting", "warning"),
+        (
+            "GRANT SELECT ON stray TO tenants;"
+            "ALTER TABLE stray ENABLE ROW LEVEL SECURITY",
+            "warning",
+        ),
+    ],
+)
+def test_an_unmarked_table_is_an_error_where_tenants_may_use_it(
+    check: Any, migrated: Database, statement: str, severity: str
+) -> None:
+    migrated.execute("CREATE ROLE reporting; CREATE ROLE tenant_acme IN ROLE tenants")
+    migrated.execute("CREATE TABLE stray (tenant text)")
+    migrated.execute(statement)
+    found = [(finding.code, finding.severity) for finding in check()]
+    assert found == [("table-unmarked", severity)]
+
+
+def test_a_partial_index_does_not_count(check: Any, migrated: Database) -> None:
+    migrated.execute("DROP INDEX ix_texts_tenant")
+    migrated.execute("CREATE INDEX ON texts (tenant) WHERE id > 0")
+    assert [finding.code for finding in check()] == ["index-missing"]
+
+
 def test_the_shared_login_must_not_act_as_tenants(
     check: Any, migrated: Database
 ) -> None:

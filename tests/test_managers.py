@@ -101,6 +101,16 @@ def test_a_missing_tenant_is_an_error_at_once(role_world: World) -> None:
     assert raw_state(engine)[0] == "app"
 
 
+def test_another_error_than_a_refusal_is_raised_at_once(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(f"{migrated.app_url}_that_is_not_there")
+    manager = PostgresManager.from_engine(engine, "public")
+    error = pytest.raises(DBAPIError, match="does not exist")
+    with error, manager.new_session("acme"):
+        raise AssertionError("the block was entered")
+
+
 @on_each_driver
 def test_a_session_admits_no_login_to_a_tenant_that_exists(role_world: World) -> None:
     """Another login's tenants are closed to this one, until somebody says otherwise."""
@@ -138,6 +148,21 @@ def test_options_of_sessions(world: World) -> None:
         assert session.tenant == "acme"
     with manager.admin_session() as admin:
         assert admin.expire_on_commit is False
+
+
+@on_each_driver
+def test_options_of_sessions_do_not_change_the_scope(world: World) -> None:
+    options = {"tenant": "globex", "schema": "nowhere"}
+    manager = world.manager(session_options=options)
+    path = text("SHOW search_path")
+    with manager.new_session("acme") as session:
+        assert session.tenant == "acme"
+        assert session.scalar(text("SELECT tenancy.current_tenant()")) == "acme"
+        assert session.scalar(path) == "public, pg_temp"
+    with manager.admin_session() as admin:
+        assert admin.tenant is None
+        assert admin.scalar(text("SELECT tenancy.current_tenant()")) is None
+        assert admin.scalar(path) == "public, pg_temp"
 
 
 @on_each_driver
@@ -282,9 +307,14 @@ def test_an_admin_session_sees_all_tenants_or_one(world: World) -> None:
         for _ in range(2):
             assert bodies(session) == {"row of acme"}
             session.rollback()
-        session.add(Note(tenant="globex"))
-        with pytest.raises(DBAPIError):
-            session.flush()
+        # without RETURNING, which would be an error of its own
+        for statement in (
+            "INSERT INTO notes (tenant, body) VALUES ('globex', '')",
+            "UPDATE notes SET tenant = 'globex'",
+        ):
+            with pytest.raises(DBAPIError, match="row-level security"):
+                session.execute(text(statement))
+            session.rollback()
     role, tenant, _ = raw_state(engine)
     assert (role, tenant) == ("manager", "")
 
@@ -347,6 +377,18 @@ def test_tenants_are_created_listed_and_deleted(role_world: World) -> None:
         assert bodies(session) == {"stays"}
 
 
+def test_nobody_logs_in_as_a_tenant(
+    manager: PostgresManager, migrated: Database
+) -> None:
+    manager.create_tenant("acme")
+    manager.create_tenants(["globex", "initech"])
+    roles = migrated.rows(
+        "SELECT rolcanlogin, count(*) FROM pg_roles WHERE rolname ~ '^tenant_'"
+        " GROUP BY rolcanlogin"
+    )
+    assert roles == [(False, 3)]
+
+
 def test_a_role_that_is_no_tenant_is_left_alone(
     manager: PostgresManager, migrated: Database
 ) -> None:
@@ -363,6 +405,25 @@ def test_a_role_that_is_no_tenant_is_left_alone(
     assert manager.list_tenants() == []
     members = "SELECT FROM pg_auth_members WHERE roleid = 'tenant_acme'::regrole"
     assert migrated.rows(members) == []
+
+
+def test_a_role_that_is_no_tenant_is_granted_to_nobody(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    """As a superuser the manager could, and PostgreSQL 15 lets CREATEROLE, too."""
+    migrated.execute("CREATE ROLE tenant_acme LOGIN CREATEDB")
+    for login in ("superuser", "manager"):
+        manager = PostgresManager.from_engine(
+            make_engine(migrated.app_url),
+            "public",
+            admin_engine=make_engine(migrated.url(login)),
+        )
+        error = pytest.raises(ScopeError, match="not a member of 'tenants'")
+        with error as raised, manager.new_session("acme"):
+            raise AssertionError("the block was entered")
+        assert raised.value.tenant == "acme"
+        members = "SELECT FROM pg_auth_members WHERE roleid = 'tenant_acme'::regrole"
+        assert migrated.rows(members) == []
 
 
 def test_a_tenant_that_owns_something_is_not_deleted(
@@ -552,7 +613,11 @@ def test_one_login_for_everything(
             manager.create_tenant("acme")
         database.execute("ALTER ROLE owner NOINHERIT")
     use(manager)
-    assert "login-owns-tables" in {finding.code for finding in manager.check()}
+    manager.create_tenants(["initech", "umbrella"])
+    findings = {finding.code for finding in manager.check()}
+    assert "login-owns-tables" in findings
+    # although it is no NOINHERIT login from PostgreSQL 16 on
+    assert "login-inherits-tenants" not in findings
 
 
 def test_a_superuser_for_everything(alone: Callable[..., PostgresManager]) -> None:

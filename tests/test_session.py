@@ -252,6 +252,30 @@ def test_a_temporary_table_does_not_shadow_a_real_one(
         assert bodies(session) == GLOBEX
 
 
+@on_each_driver
+def test_temporary_tables_come_last_though_the_logins_path_has_them_first(
+    seeded: World, world: World
+) -> None:
+    world.database.execute(
+        f"GRANT TEMP ON DATABASE test TO tenants;"
+        f"ALTER ROLE {world.login} SET search_path = pg_temp, public"
+    )
+    engine = world.engine()
+    with world.session("acme", engine, schema=None) as session:
+        session.execute(text("CREATE TEMP TABLE notes (LIKE public.notes)"))
+        session.commit()
+    with world.session("globex", engine, schema=None) as session:
+        assert bodies(session) == GLOBEX
+
+
+@on_each_driver
+def test_a_schema_is_one_schema_whatever_its_name(world: World) -> None:
+    world.create("acme")
+    with world.session("acme", world.engine(), schema='a", public, "B') as session:
+        path = session.scalar(text("SHOW search_path"))
+    assert path == '"a"", public, ""B", pg_temp'
+
+
 # --- what is refused -----------------------------------------------------------------
 
 
@@ -283,19 +307,20 @@ def test_autocommit_is_refused_before_any_statement(
         world.session("acme", joined).connection()
 
 
-def test_two_phase_is_refused(migrated: Database) -> None:
+@on_each_driver
+def test_two_phase_is_refused(seeded: World, world: World) -> None:
     with pytest.raises(ScopeError, match="two-phase"):
         TenantSession(tenant="acme", twophase=True)
-    engine = create_engine(migrated.app_url)
-    with TenantSession(engine, tenant="acme") as session:
+    engine = world.engine()
+    with world.session("acme", engine) as session:
         session.twophase = True
         with pytest.raises(ScopeError, match="two-phase"):
             session.connection()
-    with engine.connect() as connection, connection.begin_twophase():
-        session = TenantSession(connection, tenant="acme")
-        with pytest.raises(ScopeError, match="two-phase"):
-            session.connection()
-    engine.dispose()
+    for schema in ("public", None):
+        with engine.connect() as connection, connection.begin_twophase():
+            session = world.session("acme", connection, schema=schema)
+            with session, pytest.raises(ScopeError, match="two-phase"):
+                session.connection()
 
 
 def test_another_database_than_postgresql_is_refused() -> None:
@@ -566,6 +591,21 @@ def use_joined(
                 session.rollback()
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg-async"])
+@on_each_driver
+def test_a_session_joined_into_a_transaction_does_not_begin_it_again(
+    seeded: World, world: World
+) -> None:
+    notices: list[Any] = []
+    with world.engine().connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        raw.add_notice_handler(notices.append)
+        connection.execute(text("SELECT 1"))
+        with world.session("acme", connection) as session:
+            assert bodies(session) == ACME
+    assert notices == []
+
+
 @on_each_driver
 def test_two_sessions_on_one_connection_cannot_have_two_tenants(
     seeded: World, world: World
@@ -591,6 +631,17 @@ def test_two_sessions_on_one_connection_cannot_have_two_tenants(
             first = world.session("acme", connection)
             assert bodies(first) == ACME
         first.close()
+
+
+@on_each_driver
+def test_a_claim_ends_with_its_transaction(seeded: World, world: World) -> None:
+    with world.engine().connect() as connection:
+        sessions = [world.session(name, connection) for name in ("acme", "globex")]
+        for _ in range(2):
+            for session, seen in zip(sessions, (ACME, GLOBEX), strict=True):
+                assert bodies(session) == seen
+                session.commit()
+                connection.rollback()
 
 
 @on_each_driver
