@@ -230,7 +230,10 @@ def test_include_object_and_include_name_are_asked(
     database: Database, tmp_path: Path
 ) -> None:
     models = """
-@with_rls(policies=[Policy("left_out", using="id > 1"), Policy("p", using="true")])
+@with_rls(policies=[
+    Policy("left_out", using="id > 1"), Policy("p", using="true"),
+    Policy("dba_too", using="id > 2"),
+])
 class Order(TenantMixin, Base):
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -338,6 +341,30 @@ OPTIONS = dict(
     project = Project(tmp_path / "with", database, models)
     assert project.migrate() == plain
     assert project.is_up_to_date()
+
+
+def test_an_environment_that_leaves_the_plugin_out_is_warned(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = (
+        ORDER
+        + """
+OPTIONS = dict(
+    process_revision_directives=get_process_revision_directives(Base.metadata)
+)
+"""
+    )
+    project = Project(tmp_path, database, models)
+    warning = "row-level security was not compared"
+    for plugins, warned in (
+        (["alembic.autogenerate.*"], False),
+        (["alembic.autogenerate.*", "~alembic.autogenerate.tenants"], False),
+        (["alembic.autogenerate.schemas", "alembic.autogenerate.tables"], True),
+    ):
+        project.write_env(f"options['autogenerate_plugins'] = {plugins!r}")
+        caplog.clear()
+        project.run("check")
+        assert (warning in caplog.text) is warned
 
 
 # --- who may check, and when ---------------------------------------------------------
@@ -640,6 +667,9 @@ def test_tenants_created_meanwhile_stay_tenants(
     project.must("downgrade", "base")
     project.must("upgrade", "head")
     assert project.is_up_to_date()
+    assert database.rows("SELECT pg_has_role('tenant_acme', 'tenants', 'MEMBER')") == [
+        (True,)
+    ]
     database.execute("DROP ROLE tenant_acme", login="owner")
     assert snapshot(database) == before
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -191,6 +192,17 @@ def test_an_abstract_class_is_refused_and_its_heirs_are_marked(base: Any) -> Non
         id: Mapped[int] = mapped_column(primary_key=True)
 
     assert mark_of(Order.__table__) is not None
+
+
+def test_a_class_that_is_mapped_to_a_query_is_refused() -> None:
+    class Recent:
+        pass
+
+    mapper_registry = registry()
+    query = select(table_with(Column("tenant", Text))).subquery()
+    mapper_registry.map_imperatively(Recent, query, primary_key=[query.c.id])
+    with pytest.raises(TypeError, match="Recent is mapped to Subquery, not to a table"):
+        with_rls(Recent)
 
 
 def test_single_table_inheritance_shares_the_mark(base: Any) -> None:
@@ -370,6 +382,19 @@ def test_policies_that_postgresql_would_refuse(kw: Any, message: str) -> None:
         Policy("p", **kw)
 
 
+@pytest.mark.parametrize("name", ["", "p" * 64, "\u00e4" * 32])
+def test_names_of_policies(name: str) -> None:
+    with pytest.raises(ValueError, match="1 to 63 bytes"):
+        Policy(name, using="true")
+
+
+def test_a_policy_is_for_tenants_unless_it_says_otherwise() -> None:
+    policies = (Policy("p", using="true"), Policy("q", using="true", roles="app"))
+    mark = TenantTable("tenant", "", policies)
+    own = {policy.name: policy.roles for policy in mark.policies(Tenancy())[-2:]}
+    assert own == {"p": ("tenants",), "q": ("app",)}
+
+
 def test_policies_take_sqlalchemy_expressions() -> None:
     table = table_with(Column("tenant", Text), Column("note", Text))
     policy = Policy("p", using=(table.c.note != "100%") & table.c.tenant.is_not(None))
@@ -408,6 +433,15 @@ def test_tenant_columns_of_other_types(base: Any) -> None:
 
     default = Order.__table__.c.tenant.server_default.arg
     assert str(default) == "tenancy.current_tenant()::uuid"
+
+
+def test_a_tenant_column_is_not_null_without_annotation_too(base: Any) -> None:
+    class Order(base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant = tenant_column()
+
+    assert not Order.__table__.c.tenant.nullable
 
 
 def test_each_metadata_has_its_own_configuration() -> None:
@@ -454,4 +488,8 @@ def test_members_of_enumerations_stand_for_their_values() -> None:
     class Name(str, enum.Enum):  # noqa: UP042 - whose str() is "Name.ACME"
         ACME = "acme"
 
+    class Number(int, enum.Enum):
+        SEVEN = 7
+
     assert Tenancy().role_for(Name.ACME) == "tenant_acme"
+    assert Tenancy().role_for(Number.SEVEN) == "tenant_7"

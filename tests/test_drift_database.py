@@ -99,7 +99,7 @@ DRIFT = {
     ),
     "command changed": (
         f"DROP POLICY tenant_floor ON orders; CREATE POLICY tenant_floor ON orders"
-        f" AS RESTRICTIVE FOR SELECT TO tenants USING ({OWN})",
+        f" AS RESTRICTIVE FOR UPDATE TO tenants USING ({OWN}) WITH CHECK ({OWN})",
         "drop_policy",
     ),
     "policy renamed": (
@@ -194,6 +194,10 @@ DRIFT = {
         " TO tenant_acme; GRANT USAGE ON SEQUENCE secrets_id_seq TO tenant_acme",
         "['tenant_acme']",
     ),
+    "privilege of a tenant's role on a table without mark": (
+        "CREATE ROLE tenant_acme; GRANT SELECT ON secrets TO tenant_acme",
+        "['tenant_acme']",
+    ),
     "grant option": (
         "GRANT SELECT ON orders TO tenants WITH GRANT OPTION",
         "grant_option_for=True",
@@ -267,6 +271,10 @@ DRIFT = {
         "ALTER ROLE tenants LOGIN; ALTER ROLE tenants_admin LOGIN",
         "login=False",
     ),
+    "group role with all rights": (
+        "ALTER ROLE tenants SUPERUSER BYPASSRLS CREATEROLE CREATEDB REPLICATION",
+        "bypass_rls=False",
+    ),
     "owner no admin": (
         "REVOKE tenants_admin FROM owner GRANTED BY owner",
         "grant_membership",
@@ -327,7 +335,7 @@ def test_drift_is_found_repaired_and_restored(rigs: Rigs, drift: str) -> None:
     rig = rigs.clean()
     project, database = rig.project, rig.database
     # as the owner of all where it can be, and as a superuser where it cannot
-    needs_superuser = "LEAKPROOF" in statements or "OWNER TO" in statements
+    needs_superuser = re.search("LEAKPROOF|OWNER TO|BYPASSRLS", statements)
     project.url = database.url("superuser" if needs_superuser else "owner")
     project.write_env("options['compare_server_default'] = True")
     if database.server.version == 15:

@@ -247,3 +247,20 @@ class Order(TenantMixin, Base):
     assert upgrade_of(source).count("op.") == 1
     assert "op.alter_policy" in source
     assert project.is_up_to_date()
+
+
+def test_policies_whose_trees_are_the_same(database: Database, tmp_path: Path) -> None:
+    """PostgreSQL keeps columns by their numbers: only the names tell them apart."""
+    table = """
+with_rls(Table("t_{0}", Base.metadata, Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False), Column("{0}", Integer),
+), policies=[Policy("p", using="{0} = 1")])
+"""
+    models = table.format("x") + table.format("y")
+    project = Project(tmp_path, database, models)
+    assert_migrates(project, models)
+    # the same tree as before, on another column
+    other = models.replace("y = 1", "z = 1").replace(
+        'Column("y", Integer)', 'Column("z", Integer), Column("y", Integer)'
+    )
+    assert_migrates(project, other)

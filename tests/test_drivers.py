@@ -19,7 +19,7 @@ import psycopg
 import psycopg.generators
 import pytest
 from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -210,6 +210,53 @@ def test_an_unknown_error_is_not_wrapped(
         session.rollback()
         assert bodies(session) == {"row of acme"}
     # nobody knew in what state it was
+    assert backend(engine) != pid
+
+
+@on_each_driver
+def test_an_error_that_the_server_knows_nothing_of(
+    seeded: World, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has aborted no transaction, and would execute the next statement."""
+    engine = world.engine()
+    pid = backend(engine)
+
+    class Broken(Driver):
+        def begin(self, connection: Any, scope: str) -> bool:
+            raise engine.dialect.loaded_dbapi.InterfaceError("confused")
+
+    monkeypatch.setattr("sqlalchemy_tenants.scope.driver_of", lambda _: Broken())
+    with world.session("acme", engine) as session:
+        with pytest.raises(DBAPIError, match="confused"):
+            bodies(session)
+        monkeypatch.undo()
+        session.rollback()
+        assert bodies(session) == {"row of acme"}
+    assert backend(engine) != pid
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@on_each_driver
+def test_an_unknown_error_gives_up_a_core_connection(
+    error: type[BaseException],
+    seeded: World,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(Driver):
+        def begin(self, connection: Any, scope: str) -> bool:
+            raise error
+
+    engine = world.engine()
+    pid = backend(engine)
+    with world.manager(engine).connect("acme") as connection:
+        connection.commit()
+        monkeypatch.setattr("sqlalchemy_tenants.scope.driver_of", lambda _: Broken())
+        with pytest.raises(error):
+            connection.execute(text("SELECT 1"))
+        monkeypatch.undo()
+        with pytest.raises(ResourceClosedError):
+            connection.execute(text("SELECT 1"))
     assert backend(engine) != pid
 
 
@@ -446,6 +493,7 @@ def test_connections_of_asyncpg_that_are_not_ours_fall_back(
     world.fill(Note, "acme", "globex")
 
     async def creator(*args: Any, **kw: Any) -> Any:
+        assert "connection_class" not in kw  # it decides by itself
         port = migrated.server.port
         return await asyncpg.connect(
             host="127.0.0.1", port=port, user="app", database="test"
@@ -461,6 +509,7 @@ def test_connections_of_asyncpg_that_are_not_ours_fall_back(
             opened_before,
             world.engine(connect_args={"connection_class": Own}),
             world.engine(async_creator=creator),
+            world.engine(connect_args={"async_creator_fn": creator}),
         ]
         for engine in engines:
             for _ in range(2):

@@ -6,12 +6,14 @@ import uuid
 from typing import Any
 
 import pytest
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.exc import StaleDataError
 
+from servers import Database
 from sqlalchemy_tenants import InvalidTenant
 from sqlalchemy_tenants.scope import tenant_scope
 from sqlalchemy_tenants.tenancy import Tenancy
@@ -134,6 +136,73 @@ def test_objects_of_another_tenant_cannot_be_flushed(
         session.add(model(body="new"))
         session.commit()
     assert len(rows(world, model)) == len(before) + 1
+
+
+# the isolation policy and the floor say the same
+ONE_POLICY_LESS = {
+    "floor dropped": "DROP POLICY tenant_floor ON notes",
+    "permissive policy added": "CREATE POLICY by_hand ON notes USING (true)",
+}
+
+
+@pytest.mark.parametrize("driver", ["psycopg"])
+@pytest.mark.parametrize("change", ONE_POLICY_LESS)
+@on_each_driver
+def test_each_of_the_two_policies_suffices(change: str, world: World) -> None:
+    world.create("acme", "globex")
+    world.fill(Note, "acme", "globex")
+    world.database.execute(ONE_POLICY_LESS[change], login="owner")
+    _, foreign = rows(world, Note)
+    with world.session("acme", world.engine()) as session:
+        assert session.scalars(select(Note.body)).all() == ["row of acme"]
+        for fails in (
+            insert(Note).values(tenant="globex"),
+            update(Note).values(tenant="globex"),
+        ):
+            with pytest.raises(ProgrammingError, match="row-level security"):
+                session.execute(fails)
+            session.rollback()
+        session.execute(update(Note).values(body="changed"))
+        session.execute(delete(Note))
+        session.commit()
+    assert rows(world, Note) == [foreign]
+
+
+def test_tenants_have_no_other_privileges(migrated: Database) -> None:
+    found = migrated.rows(
+        "SELECT grantee, string_agg(DISTINCT privilege_type, ' ')"
+        " FROM information_schema.role_table_grants"
+        " WHERE table_schema = 'public' AND grantee <> grantor GROUP BY 1 ORDER BY 1"
+    )
+    privileges = "DELETE INSERT SELECT UPDATE"
+    assert found == [("tenants", privileges), ("tenants_admin", privileges)]
+
+
+def test_the_function_is_evaluated_once_a_query(migrated: Database) -> None:
+    with migrated.server.connect(migrated.name) as connection:
+        connection.execute("SET ROLE tenants_shared")
+        plan = connection.execute("EXPLAIN SELECT * FROM notes").fetchall()
+    assert "InitPlan" in str(plan)
+
+
+NO_TENANT = {
+    "prefix": 'CREATE ROLE "tenant_" IN ROLE tenants; SET ROLE "tenant_"',
+    "shared": "SET ROLE tenants_shared; SET tenancy.tenant = ''",
+    "shared, unset": "SET ROLE tenants_shared",
+    "group": "SET ROLE tenants",
+}
+
+
+@pytest.mark.parametrize("how", NO_TENANT)
+def test_no_tenant_has_no_rows_not_even_those_of_an_empty_one(
+    how: str, migrated: Database
+) -> None:
+    migrated.execute("INSERT INTO notes (tenant, body) VALUES ('', ''), ('acme', '')")
+    with migrated.server.connect(migrated.name) as connection:
+        connection.execute(NO_TENANT[how])
+        assert connection.execute("SELECT * FROM notes").fetchall() == []
+        with pytest.raises(InsufficientPrivilege):
+            connection.execute("INSERT INTO notes (tenant, body) VALUES ('', '')")
 
 
 NO_COPY = "COPY FROM not supported"

@@ -16,6 +16,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import UpgradeOps
 from sqlalchemy import Engine, text
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 
 from alembic_ext import ops
 from alembic_ext.ops import (
@@ -258,6 +259,34 @@ def test_privileges_that_are_none(arguments: Any, message: str) -> None:
         ops.GrantPrivilegesOp(*arguments)
     with pytest.raises(ValueError, match="is none of TABLE"):
         ops.GrantPrivilegesOp("t", "SELECT", "app", object_type="VIEW")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("right", ["SUPERUSER", "BYPASSRLS", "CREATEROLE"])
+def test_an_account_with_rights_does_not_become_a_tenant(
+    database: Database, make_engine: Callable[..., Engine], right: str
+) -> None:
+    database.execute(f"CREATE ROLE tenants; CREATE ROLE tenant_acme {right}")
+    with make_engine(database.superuser_url).connect() as connection:
+        op = Operations(MigrationContext.configure(connection))
+        with pytest.raises(DBAPIError, match="role tenant_acme is no tenant"):
+            op.create_tenant_role("acme")
+
+
+def test_a_tenant_of_a_migration_is_not_inherited_from(
+    database: Database, make_engine: Callable[..., Engine]
+) -> None:
+    database.execute("CREATE ROLE tenants; CREATE ROLE inheriting LOGIN INHERIT")
+    with make_engine(database.superuser_url).begin() as connection:
+        op = Operations(MigrationContext.configure(connection))
+        if database.server.version < 16:
+            with pytest.raises(DBAPIError, match="inheriting inherits the privileges"):
+                op.create_tenant_role("acme", logins=["inheriting"])
+            return
+        op.create_tenant_role("acme", logins=["inheriting"])
+        roles = ("MEMBER", "USAGE")
+        query = text("SELECT pg_has_role('inheriting', 'tenant_acme', :how)")
+        has = [connection.scalar(query, {"how": how}) for how in roles]
+    assert has == [True, False]
 
 
 def test_expression_of_sqlalchemy_in_a_migration(
