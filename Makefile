@@ -6,11 +6,15 @@ ARGS :=
 # server of its own.
 PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
-# One environment for each series of SQLAlchemy, so that switching costs nothing.
+# One environment for each series of SQLAlchemy, so that switching costs nothing, and
+# one with the lowest versions that pyproject.toml allows.
 NEWEST := .venv
 SA20 := .venv-sa20
+LOWEST := .venv-lowest
 $(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
+$(LOWEST)/dependencies: SQLALCHEMY := sqlalchemy
+$(LOWEST)/dependencies: CONSTRAINT := --constraint $(LOWEST)/lower-bounds
 
 # Folders too: one is newer than its files when a file was deleted.
 PACKAGE := pyproject.toml README.md LICENSE \
@@ -20,10 +24,10 @@ PIP := bin/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all test-lowest mutants lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded PostgreSQL
 	@$(NEWEST)/bin/python examples/quickstart/demo.py
@@ -33,7 +37,7 @@ test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 
 # What these tests are about is the server's doing, whatever SQLAlchemy's version.
 SERVER_ONLY := $(addprefix --ignore=tests/test_,attacks.py expressions.py pgbouncer.py \
-	drift_names.py moving.py)
+	drift_names.py moving.py mutants.py pgrls.py)
 
 REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
@@ -45,6 +49,17 @@ test-pg16 test-pg15: test-pg%: $(NEWEST)/package
 
 test-pg18-sa20: test-pg%-sa20: $(SA20)/package
 	@TENANTS_PG=$* $(SA20)/bin/$(PYTEST) $(SERVER_ONLY) $(ARGS)
+
+# Where the versions matter: what we use of SQLAlchemy, Alembic, sqlglot, the drivers.
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,session drivers declare operations \
+	drift_models package)
+
+test-lowest: $(LOWEST)/package ## Run some tests on the lowest versions allowed
+	@$(LOWEST)/bin/$(PYTEST) $(LOWEST_TESTS) $(ARGS)
+
+# Not from here: the packages of the checkout would come before the mutated copy.
+mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
+	@cd tests && ../$(NEWEST)/bin/python -m mutants $(ARGS)
 
 lint: $(NEWEST)/dependencies ## Check style and types
 	@$(NEWEST)/bin/ruff check --quiet
@@ -61,14 +76,16 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	else echo "The benchmarks come with a change of their own."; fi
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) build dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 %/dependencies: pyproject.toml
 	@echo "Installing $(SQLALCHEMY) and the rest into $* (about a minute)"
 	@$(PYTHON) -m venv --clear $*
 	@$*/$(PIP) install --upgrade "pip>=25.1"
-	@$*/$(PIP) install --group dev ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)"
+	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
+	@$*/$(PIP) install --group dev ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
+		$(CONSTRAINT)
 	@touch $@
 
 # The tests are about what users install, entry point included.

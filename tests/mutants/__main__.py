@@ -170,7 +170,8 @@ def main() -> int:
         f"in {time.monotonic() - started:.0f} s"
     )
     for mutant in unnoticed:
-        print(f"survived: {mutant}")
+        trouble = outcomes[mutant].trouble is not None
+        print(f"{'trouble' if trouble else 'survived'}: {mutant}")
     return 1 if unnoticed else 0
 
 
