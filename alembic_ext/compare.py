@@ -113,6 +113,9 @@ class _Run:
     :param defaults_left: columns that stay, and whose default calls our function.
     :param settled: what was compared and found equal; of 1,000 tables most are alike.
     :param policies: the policies of each mark.
+    :param closing: revokes that precede all tables; while a restrictive policy is
+        dropped and created again, tenants have no privileges.
+    :param opening: grants that follow all tables and policies.
     """
 
     tenancy: Tenancy
@@ -130,6 +133,8 @@ class _Run:
     settled: set[Any] = field(default_factory=set)
     policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
     configured: set[Tenancy] = field(default_factory=set)
+    closing: list[MigrateOperation] = field(default_factory=list)
+    opening: list[MigrateOperation] = field(default_factory=list)
 
     @property
     def grantees(self) -> tuple[str, str]:
@@ -223,7 +228,10 @@ def compare_after_tables(
             first += _usage(run)
             first += _default_privileges(run)
             first += _tenants(run, autogen_context, create=True)
-        _place(run.changes, touched, first, last)
+        drops: list[MigrateOperation] = []
+        _place(run.changes, touched, drops, last)
+        first += [*run.closing, *drops]
+        last += run.opening
         if run.wanted:
             last += _tenants(run, autogen_context, create=False)
         last += _unused(run)
@@ -518,6 +526,7 @@ def _place(
         if before is not None and (target is None or blocked):
             first.append(table.drop(before))
             if target is not None:
+                table.close_without(before)
                 last.append(table.create(target))
         elif before is None:
             assert target is not None
@@ -528,6 +537,7 @@ def _place(
             if len(operations) == 1:
                 last += operations
             elif operations:
+                table.close_without(before)
                 first.append(operations[0])
                 last.append(operations[1])
 
@@ -557,6 +567,7 @@ class _TableComparison:
         self.existing = run.database.tables.get(self.key)
         self.mark: Mark | None = None
         self.is_another_runs = False
+        self.is_closed = False
         self.force = True
         if metadata_table is not None:
             self.mark = mark_of(metadata_table)
@@ -583,6 +594,7 @@ class _TableComparison:
             return
         # privileges are taken before the policies go, and given after they have come
         grants = self._compare_grants()
+        changes = len(self.run.changes)
         self._add(op for op in grants if isinstance(op, ops.RevokePrivilegesOp))
         if isinstance(self.mark, TenantTable):
             if existing is not None and existing.owner_is_admin is not True:
@@ -592,7 +604,14 @@ class _TableComparison:
             self.mark is not None or self.key in self.run.removed
         ):
             self._compare_no_policies()
-        self._add(op for op in grants if isinstance(op, ops.GrantPrivilegesOp))
+        granted = [op for op in grants if isinstance(op, ops.GrantPrivilegesOp)]
+        if any(
+            change.target is not None and not change.target.permissive
+            for change in self.run.changes[changes:]
+        ):
+            self.run.opening += granted
+        else:
+            self._add(granted)
 
     def dependencies(self, policy: Policy) -> frozenset[Dependency]:
         """Return what a policy of the database mentions."""
@@ -634,6 +653,25 @@ class _TableComparison:
     def _add(self, operations: Iterable[MigrateOperation]) -> None:
         self.modify.ops.extend(operations)
 
+    def close_without(self, policy: Policy) -> None:
+        """Take the tenants' privileges while a restrictive policy is not there.
+
+        In a transaction nobody would notice. Where each statement commits on its own,
+        permissive policies would open the table.
+        """
+        if policy.permissive or self.is_closed or self.existing is None:
+            return
+        self.is_closed = True
+        assert self.mark is not None
+        wanted = {
+            Grant(self.run.tenancy.tenants_role, privilege)[:3]
+            for privilege in self.mark.privileges
+        }
+        held = [grant for grant in self.existing.grants if grant[:3] in wanted]
+        plain = [Grant(*grant[:3]) for grant in held]
+        self.run.closing += _grant_ops(self.name, held, (), schema=self.schema)
+        self.run.opening += _grant_ops(self.name, (), plain, schema=self.schema)
+
     def _enable(
         self, enable: bool, force: bool, before: tuple[bool, bool]
     ) -> ops.RowSecurityOp:
@@ -672,9 +710,13 @@ class _TableComparison:
         targets = {policy.name: policy for policy in self.run.policies_of(mark)}
         found = self._policies_of_the_database()
         changes = len(self.run.changes)
-        leading: list[MigrateOperation] = []
+        dropped: list[Policy] = []
         following: list[MigrateOperation] = []
-        for name in [*sorted(set(found) - set(targets)), *targets]:
+        # restrictive policies are the last to go and the first to come, so that
+        # permissive ones open nothing meanwhile
+        extra = sorted(set(found) - set(targets), key=lambda name: _drops(found[name]))
+        names = [*extra, *sorted(targets, key=lambda name: targets[name].permissive)]
+        for name in names:
             before, target = found.get(name), targets.get(name)
             if not self._is_included(name, before, target):
                 continue
@@ -691,7 +733,7 @@ class _TableComparison:
                 and before is not None
                 and any(each.column in altered for each in self.dependencies(before))
             ):
-                leading.append(self.drop(before))
+                dropped.append(before)
                 if target is not None:
                     following.append(self.create(target))
             elif before is None:
@@ -700,7 +742,18 @@ class _TableComparison:
             elif target is None:
                 following.append(self.drop(before))
             else:
-                following += self.alter(before, target)
+                operations = self.alter(before, target)
+                if len(operations) > 1:
+                    self.close_without(before)
+                following += operations
+        dropped.sort(key=_drops)
+        leading: list[MigrateOperation] = [self.drop(policy) for policy in dropped]
+        if any(
+            policy.permissive and policy not in dropped
+            for policy in (self.existing.policies.values() if self.existing else ())
+        ):
+            for policy in dropped:
+                self.close_without(policy)
         if not (
             mark.extra
             or leading
@@ -725,7 +778,7 @@ class _TableComparison:
         found = self._policies_of_the_database()
         others = len(self.existing.policies) - len(found) if self.existing else 0
         dropped = False
-        for name, policy in sorted(found.items()):
+        for name, policy in sorted(found.items(), key=lambda item: _drops(item[1])):
             is_ours = any(map(self.run.is_group, policy.roles or ()))
             if not (is_ours or is_dropped) or not self._is_included(name, policy, None):
                 others += 1
@@ -977,6 +1030,11 @@ class _TableComparison:
             and not self.is_another_runs
             and self.run.is_tenant(grant.role)
         )
+
+
+def _drops(policy: Policy) -> tuple[bool, str]:
+    """Return the key that sorts policies in the order in which they are dropped."""
+    return (not policy.permissive, policy.name)
 
 
 def _has_subselect(policy: Policy) -> bool:

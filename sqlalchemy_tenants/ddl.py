@@ -363,8 +363,7 @@ def _drop_group_role(element: DropGroupRole, compiler: DDLCompiler, **kw: Any) -
         ]
     lines += [
         f"DROP ROLE {role};",
-        "EXCEPTION WHEN dependent_objects_still_exist THEN",
-        _notice(compiler, f"role {element.role} is in use, left alone"),
+        *_unless_dropped(compiler, element.role),
     ]
     return _do(compiler, lines)
 
@@ -386,7 +385,9 @@ def _alter_group_role(element: AlterGroupRole, compiler: DDLCompiler, **kw: Any)
         ("" if value else "NO") + _ATTRIBUTES[name]
         for name, value in element.attributes.items()
     )
-    return f"ALTER ROLE {_name(compiler, element.role)} {attributes}"
+    alter = f"ALTER ROLE {_name(compiler, element.role)} {attributes};"
+    # XX000, "tuple concurrently updated": another database's migration did it meanwhile
+    return _do(compiler, [alter, "EXCEPTION WHEN internal_error THEN", f"  {alter}"])
 
 
 @compiles(GrantGroupRole, "postgresql")
@@ -421,6 +422,7 @@ def _grant_group_role(element: GrantGroupRole, compiler: DDLCompiler, **kw: Any)
             "  END IF;",
             *note,
             "END IF;",
+            *_unless_granted(compiler, group, member),
         ],
     )
 
@@ -580,7 +582,12 @@ def _create_tenant_role(
             )
             + ", HINT = 'Rename that role, or choose another role prefix.';",
             "  END IF;",
-            f"  GRANT {group} TO {role};",
+            "  BEGIN",
+            f"    GRANT {group} TO {role};",
+            *_unless_granted(
+                compiler, _literal(compiler, element.tenants_role), literal
+            ),
+            "  END;",
         ],
     )
 
@@ -594,8 +601,7 @@ def _drop_tenant_role(element: DropTenantRole, compiler: DDLCompiler, **kw: Any)
         compiler,
         [
             f"DROP ROLE IF EXISTS {role};",
-            "EXCEPTION WHEN dependent_objects_still_exist THEN",
-            _notice(compiler, f"role {element.role} is in use, left alone"),
+            *_unless_dropped(compiler, element.role),
         ],
     )
 
@@ -633,6 +639,7 @@ def _grant_tenant_role(
             "ELSE",
             f"  EXECUTE {_literal(compiler, grant)};",
             "END IF;",
+            *_unless_granted(compiler, _literal(compiler, element.role), name),
         ],
     )
 
@@ -791,6 +798,35 @@ def _expression(compiler: DDLCompiler, expression: str) -> str:
 def _notice(compiler: DDLCompiler, message: str) -> str:
     # MESSAGE instead of a format, whose percent sign the paramstyle might double
     return f"  RAISE NOTICE USING MESSAGE = {_literal(compiler, message)};"
+
+
+def _unless_granted(compiler: DDLCompiler, role: str, member: str) -> list[str]:
+    """Return the end of a block that grants a role, which PostgreSQL 15 refuses where
+    another transaction does so at the same time; later versions wait.
+
+    :param role: its name, as an expression of SQL.
+    :param member: likewise.
+    """
+    return [
+        "EXCEPTION WHEN unique_violation THEN",
+        f"  IF NOT pg_catalog.pg_has_role({member}, {role}, 'MEMBER') THEN",
+        "    RAISE;",
+        "  END IF;",
+    ]
+
+
+def _unless_dropped(compiler: DDLCompiler, role: str) -> list[str]:
+    """Return the end of a block that drops a role, which others may use or drop."""
+    return [
+        "EXCEPTION WHEN dependent_objects_still_exist THEN",
+        _notice(compiler, f"role {role} is in use, left alone"),
+        # XX000, "tuple concurrently deleted" or "could not find tuple"
+        "WHEN internal_error THEN",
+        "  IF EXISTS (SELECT FROM pg_catalog.pg_roles"
+        f" WHERE rolname = {_literal(compiler, role)}) THEN",
+        "    RAISE;",
+        "  END IF;",
+    ]
 
 
 def _do(compiler: DDLCompiler, lines: Sequence[str], *, declare: str = "") -> str:

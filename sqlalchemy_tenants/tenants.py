@@ -17,6 +17,7 @@ from .scope import (
     DEPENDENT_OBJECTS_STILL_EXIST,
     DUPLICATE_OBJECT,
     INSUFFICIENT_PRIVILEGE,
+    INTERNAL_ERROR,
     UNDEFINED_OBJECT,
     UNIQUE_VIOLATION,
     execute_text,
@@ -215,10 +216,14 @@ def delete_tenant(connection: Connection, tenant: TenantId, tenancy: Tenancy) ->
             f"tenant {tenant!r} has no role {role!r}, nothing to delete", tenant=tenant
         )
     try:
-        connection.execute(DropTenantRole(role, tolerant=False))
+        with connection.begin_nested():
+            connection.execute(DropTenantRole(role, tolerant=False))
     except DBAPIError as error:
         state = sqlstate(error)
-        if state == UNDEFINED_OBJECT:  # deleted meanwhile
+        # deleted meanwhile; XX000 where the other transaction had not ended yet
+        if state == UNDEFINED_OBJECT or (
+            state == INTERNAL_ERROR and not is_tenant(connection, tenant, tenancy)
+        ):
             raise TenantNotFound(
                 f"tenant {tenant!r} has no role {role!r}, nothing to delete",
                 tenant=tenant,

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -584,6 +585,27 @@ def test_several_processes_create_the_same_tenants(migrated: Database) -> None:
     assert found["new_session"] == [None] * PROCESSES * ROUNDS
     ((count,),) = migrated.rows("SELECT count(*) FROM notes")
     assert count == PROCESSES * ROUNDS
+
+
+def test_a_tenant_that_is_being_deleted_cannot_be_deleted_again(
+    manager: PostgresManager, migrated: Database
+) -> None:
+    manager.create_tenant("acme")
+    with (
+        migrated.server.connect(migrated.name) as superuser,
+        migrated.server.connect(migrated.name, "manager") as other,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        other.autocommit = False
+        other.execute("DROP ROLE tenant_acme")
+        future = executor.submit(manager.delete_tenant, "acme")
+        waiting = "SELECT FROM pg_locks WHERE NOT granted"
+        while not superuser.execute(waiting).rowcount:
+            assert not future.done()
+        other.commit()
+        with pytest.raises(TenantNotFound, match="nothing to delete"):
+            future.result()
+    assert manager.list_tenants() == []
 
 
 # --- other setups --------------------------------------------------------------------

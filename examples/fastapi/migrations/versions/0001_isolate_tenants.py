@@ -58,16 +58,16 @@ def upgrade() -> None:
     op.create_index(op.f("ix_orders_tenant"), "orders", ["tenant"], unique=False)
     op.enable_rls("orders")
     op.create_policy(
-        "tenant_isolation",
+        "tenant_floor",
         "orders",
+        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
     )
     op.create_policy(
-        "tenant_floor",
+        "tenant_isolation",
         "orders",
-        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
@@ -92,8 +92,8 @@ def downgrade() -> None:
         "orders", ["SELECT", "INSERT", "UPDATE", "DELETE"], ["tenants", "tenants_admin"]
     )
     op.drop_policy("tenants_admin", "orders")
-    op.drop_policy("tenant_floor", "orders")
     op.drop_policy("tenant_isolation", "orders")
+    op.drop_policy("tenant_floor", "orders")
     op.disable_rls("orders")
     op.drop_index(op.f("ix_orders_tenant"), table_name="orders")
     op.drop_table("orders")

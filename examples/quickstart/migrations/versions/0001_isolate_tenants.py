@@ -41,16 +41,16 @@ def upgrade() -> None:
     op.create_index(op.f("ix_customers_tenant"), "customers", ["tenant"], unique=False)
     op.enable_rls("customers")
     op.create_policy(
-        "tenant_isolation",
+        "tenant_floor",
         "customers",
+        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
     )
     op.create_policy(
-        "tenant_floor",
+        "tenant_isolation",
         "customers",
-        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
@@ -87,16 +87,16 @@ def upgrade() -> None:
     op.create_index(op.f("ix_orders_tenant"), "orders", ["tenant"], unique=False)
     op.enable_rls("orders")
     op.create_policy(
-        "tenant_isolation",
+        "tenant_floor",
         "orders",
+        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
     )
     op.create_policy(
-        "tenant_floor",
+        "tenant_isolation",
         "orders",
-        permissive=False,
         roles=["tenants"],
         using="tenant = (SELECT tenancy.current_tenant())",
         with_check="tenant = (SELECT tenancy.current_tenant())",
@@ -121,8 +121,8 @@ def downgrade() -> None:
         "orders", ["SELECT", "INSERT", "UPDATE", "DELETE"], ["tenants", "tenants_admin"]
     )
     op.drop_policy("tenants_admin", "orders")
-    op.drop_policy("tenant_floor", "orders")
     op.drop_policy("tenant_isolation", "orders")
+    op.drop_policy("tenant_floor", "orders")
     op.disable_rls("orders")
     op.drop_index(op.f("ix_orders_tenant"), table_name="orders")
     op.drop_table("orders")
@@ -132,8 +132,8 @@ def downgrade() -> None:
         ["tenants", "tenants_admin"],
     )
     op.drop_policy("tenants_admin", "customers")
-    op.drop_policy("tenant_floor", "customers")
     op.drop_policy("tenant_isolation", "customers")
+    op.drop_policy("tenant_floor", "customers")
     op.disable_rls("customers")
     op.drop_index(op.f("ix_customers_tenant"), table_name="customers")
     op.drop_table("customers")
