@@ -39,12 +39,14 @@ def get_process_revision_directives(
     :param metadata: one or more collections of models.
     :raises TypeError: for something else.
     """
-    collections = [metadata] if isinstance(metadata, MetaData) else list(metadata)
+    collections: list[Any] = [metadata]
+    if isinstance(metadata, Iterable):
+        collections = list(metadata)
     for each in collections:
         if not isinstance(each, MetaData):
             raise TypeError(
                 f"get_process_revision_directives takes MetaData, as in "
-                f"Base.metadata, or a list of them, not {type(each).__name__}"
+                f"Base.metadata, or a list of them, not {each!r}"
             )
 
     def process_revision_directives(

@@ -10,8 +10,9 @@ from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 
+from sqlalchemy_tenants.arguments import require_flag, require_name, require_names
 from sqlalchemy_tenants.catalog import ObjectType
-from sqlalchemy_tenants.policies import Policy, role_set
+from sqlalchemy_tenants.policies import Condition, Policy, expression_text, role_set
 from sqlalchemy_tenants.tenancy import Tenancy, TenantId, tenant_text
 
 _NAMES = (
@@ -22,6 +23,10 @@ _NAMES = (
     "schema",
     "setting",
 )
+
+
+def _optional_name(what: str, name: str | None) -> str | None:
+    return None if name is None else require_name(what, name)
 
 
 class TenancyOp(MigrateOperation):
@@ -132,9 +137,9 @@ class _GroupRoleOp(TenancyOp):
     def __init__(
         self, role: str, *, member_of: str | None = None, admin: bool = False
     ) -> None:
-        self.role = role
-        self.member_of = member_of
-        self.admin = admin
+        self.role = require_name("role", role)
+        self.member_of = _optional_name("member_of", member_of)
+        self.admin = require_flag("admin", admin)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         kw: dict[str, Any] = {}
@@ -218,8 +223,14 @@ class AlterGroupRoleOp(TenancyOp):
     directive = "alter_group_role"
 
     def __init__(self, role: str, **attributes: bool) -> None:
-        self.role = role
-        self.attributes = attributes
+        self.role = require_name("role", role)
+        self.attributes = {
+            name: require_flag(name, value) for name, value in attributes.items()
+        }
+        if not attributes:
+            raise ValueError(
+                f"role {role!r}: name what to alter, as in {role!r}, login=False"
+            )
 
     @classmethod
     def alter_group_role(
@@ -238,6 +249,7 @@ class AlterGroupRoleOp(TenancyOp):
         """``ALTER ROLE``, as in ``NOBYPASSRLS NOLOGIN``; ``None`` leaves as it is.
 
         :param role: name of the role.
+        :raises ValueError: nothing is altered.
         """
         attributes = {
             "superuser": superuser,
@@ -261,8 +273,8 @@ class AlterGroupRoleOp(TenancyOp):
 
 class _MembershipOp(TenancyOp):
     def __init__(self, group: str, member: str) -> None:
-        self.group = group
-        self.member = member
+        self.group = require_name("group", group)
+        self.member = require_name("member", member)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         return [self.group, self.member], {}
@@ -321,9 +333,11 @@ class ReplaceTenantFunctionOp(TenancyOp):
         existing: str | None = None,
         existing_owner: str | None = None,
     ) -> None:
-        self.schema = schema
+        self.schema = require_name("schema", schema)
+        if definition is not None and not isinstance(definition, str):
+            raise TypeError(f"definition is SQL text or None, not {definition!r}")
         self.definition = definition
-        self.owner = owner
+        self.owner = _optional_name("owner", owner)
         self.existing = existing
         self.existing_owner = existing_owner
 
@@ -368,10 +382,8 @@ class _TenantRoleOp(TenancyOp):
         role_prefix: str = "tenant_",
         tenants_role: str = "tenants",
     ) -> None:
-        if isinstance(logins, str):
-            logins = (logins,)
         self.tenant = tenant_text(tenant)
-        self.logins = tuple(logins)
+        self.logins = tuple(require_names("login", logins))
         self.tenancy = Tenancy(role_prefix=role_prefix, tenants_role=tenants_role)
         self.role = self.tenancy.role_for(tenant)
 
@@ -490,9 +502,9 @@ class RowSecurityOp(_TableOp):
         force: bool,
         existing: tuple[bool, bool],
     ) -> None:
-        self.table_name = table_name
-        self.schema = schema
-        self.force = force
+        self.table_name = require_name("table_name", table_name)
+        self.schema = _optional_name("schema", schema)
+        self.force = require_flag("force", force)
         self.existing = existing
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
@@ -584,8 +596,8 @@ class _PolicyOp(_TableOp):
         self, policy: Policy, table_name: str, *, schema: str | None = None
     ) -> None:
         self.policy = policy
-        self.table_name = table_name
-        self.schema = schema
+        self.table_name = require_name("table_name", table_name)
+        self.schema = _optional_name("schema", schema)
 
 
 @Operations.register_operation("create_policy")
@@ -693,19 +705,28 @@ class AlterPolicyOp(_TableOp):
         table_name: str,
         *,
         schema: str | None = None,
-        using: str | None = None,
-        with_check: str | None = None,
-        roles: Sequence[str] | None = None,
+        using: Condition | None = None,
+        with_check: Condition | None = None,
+        roles: str | Sequence[str] | None = None,
         existing_using: str | None = None,
         existing_with_check: str | None = None,
         existing_roles: Sequence[str] | None = None,
     ) -> None:
-        self.policy_name = policy_name
-        self.table_name = table_name
-        self.schema = schema
-        self.using = using
-        self.with_check = with_check
+        self.policy_name = require_name("policy", policy_name)
+        self.table_name = require_name("table_name", table_name)
+        self.schema = _optional_name("schema", schema)
+        self.using = expression_text(using, f"policy {policy_name!r}: using")
+        self.with_check = expression_text(
+            with_check, f"policy {policy_name!r}: with_check"
+        )
         self.roles = None if roles is None else role_set(roles)
+        if self.roles == ():
+            raise ValueError(f"policy {policy_name!r}: roles is empty")
+        if not (self.using or self.with_check or self.roles):
+            raise ValueError(
+                f"policy {policy_name!r}: name what to alter: using, with_check or "
+                f"roles"
+            )
         self.existing_using = existing_using
         self.existing_with_check = existing_with_check
         self.existing_roles = (
@@ -720,9 +741,9 @@ class AlterPolicyOp(_TableOp):
         table_name: str,
         *,
         schema: str | None = None,
-        using: str | None = None,
-        with_check: str | None = None,
-        roles: Sequence[str] | None = None,
+        using: Condition | None = None,
+        with_check: Condition | None = None,
+        roles: str | Sequence[str] | None = None,
         existing_using: str | None = None,
         existing_with_check: str | None = None,
         existing_roles: Sequence[str] | None = None,
@@ -734,12 +755,14 @@ class AlterPolicyOp(_TableOp):
         :param policy_name: name of the policy.
         :param table_name: name of the table.
         :param schema: the table's schema; ``None`` for the default one.
-        :param using: new condition for rows that are read, updated or deleted.
+        :param using: new condition for rows that are read, updated or deleted, as SQL
+            text or SQLAlchemy expression.
         :param with_check: new condition for rows that are written.
         :param roles: new roles.
         :param existing_using: the condition before, which the reverse restores.
         :param existing_with_check: likewise.
         :param existing_roles: likewise.
+        :raises ValueError: nothing is altered.
         """
         operations.invoke(
             cls(
@@ -832,13 +855,15 @@ class _PrivilegesOp(_TableOp):
             raise ValueError(
                 f"object_type {object_type!r} is none of {', '.join(OBJECT_TYPES)}"
             )
+        self.name = _optional_name(object_type.lower(), table_name)
+        self.schema = _optional_name("schema", schema)
         self.privileges = [
-            privilege.upper()
-            for privilege in (
-                [privileges] if isinstance(privileges, str) else privileges
-            )
+            privilege.upper() for privilege in require_names("privilege", privileges)
         ]
-        self.roles = [roles] if isinstance(roles, str) else list(roles)
+        self.roles = require_names("role", roles)
+        self.columns = require_names("column", columns)
+        self.grant_option = require_flag("grant option", grant_option)
+        self.granted_by = _optional_name("granted_by", granted_by)
         for privilege in self.privileges:
             # a keyword, printed as it is
             if privilege not in PRIVILEGES:
@@ -849,13 +874,8 @@ class _PrivilegesOp(_TableOp):
             raise ValueError(f"{table_name!r}: name privileges and roles")
         if table_name is None and object_type != "DEFAULT TABLES":
             raise ValueError(f"name the {object_type}")
-        self.name = table_name
-        self.table_name = table_name or ""
-        self.schema = schema
+        self.table_name = self.name or ""
         self.object_type: ObjectType = object_type
-        self.columns = list(columns)
-        self.grant_option = grant_option
-        self.granted_by = granted_by
         self.before = before
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:

@@ -27,6 +27,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from .arguments import require_name
 from .policies import (
     TENANT_PRIVILEGES,
     Policy,
@@ -36,6 +37,8 @@ from .policies import (
 from .tenancy import Tenancy
 
 _INFO_KEY = "sqlalchemy_tenants"
+
+_TYPES = "it is VARCHAR or TEXT, SMALLINT, INTEGER or BIGINT, or a native UUID"
 
 _T = TypeVar("_T")
 
@@ -137,6 +140,8 @@ def with_rls(
         column, or with one of another type.
     :raises ValueError: two policies have the same name.
     """
+    require_name("tenant_column", tenant_column)
+    policies = _policies(policies)
     if model_or_table is None:
 
         def decorate(target: _T) -> _T:
@@ -148,9 +153,7 @@ def with_rls(
 
     table = _table_of(model_or_table, "with_rls")
     column = _tenant_column(table, tenant_column, model_or_table)
-    mark = TenantTable(
-        column.name, _cast(column, table, tenant_column), tuple(policies)
-    )
+    mark = TenantTable(column.name, _cast(column, table, tenant_column), policies)
     names = [policy.name for policy in mark.policies(Tenancy.of(table.metadata))]
     for name in names:
         if names.count(name) > 1:
@@ -183,21 +186,25 @@ def shared_table(
     :raises TypeError: for a class that is not mapped.
     :raises ValueError: for another privilege, or none.
     """
+    if isinstance(privileges, str):
+        privileges = [privileges]
+    elif not isinstance(privileges, Iterable):
+        raise TypeError(f"privileges are a list of names, not {privileges!r}")
+    given = [each.upper() if isinstance(each, str) else each for each in privileges]
+    if not given or any(each not in TENANT_PRIVILEGES for each in given):
+        raise ValueError(
+            f"privileges of a shared table are some of "
+            f"{', '.join(TENANT_PRIVILEGES)}, not {given}"
+        )
     if model_or_table is None:
 
         def decorate(target: _T) -> _T:
-            return shared_table(target, privileges=privileges)
+            return shared_table(target, privileges=given)
 
         return decorate
 
     table = _table_of(model_or_table, "shared_table")
-    wanted = {privilege.upper() for privilege in privileges}
-    if not wanted or wanted - set(TENANT_PRIVILEGES):
-        raise ValueError(
-            f"table {table.fullname!r}: privileges of a shared table are some of "
-            f"{', '.join(TENANT_PRIVILEGES)}, not {sorted(wanted)}"
-        )
-    _set_mark(table, SharedTable(tuple(p for p in TENANT_PRIVILEGES if p in wanted)))
+    _set_mark(table, SharedTable(tuple(p for p in TENANT_PRIVILEGES if p in given)))
     return model_or_table
 
 
@@ -217,9 +224,18 @@ def tenant_column(
     :param type_: column type, ``Text`` unless given.
     :param tenancy: configuration, where the schema is not ``tenancy``.
     :param kw: further arguments of :func:`sqlalchemy.orm.mapped_column`.
+    :raises TypeError: for a type that cannot hold a tenant.
     """
-    type_ = Text() if type_ is None else sqltypes.to_instance(type_)
-    default = current_tenant_sql(tenancy or Tenancy(), cast_for(type_) or "")
+    given, type_ = type_, Text() if type_ is None else sqltypes.to_instance(type_)
+    cast = cast_for(type_) if isinstance(type_, TypeEngine) else None
+    if cast is None:
+        raise TypeError(f"{given!r} is not the type of a tenant column: {_TYPES}")
+    if "server_default" in kw:
+        raise TypeError(
+            "tenant_column has a server default, the tenant of the session; for "
+            "another one use mapped_column"
+        )
+    default = current_tenant_sql(Tenancy.given(tenancy), cast)
     kw.setdefault("nullable", False)
     kw.setdefault("index", True)
     return mapped_column(type_, server_default=text(default), **kw)
@@ -265,6 +281,17 @@ def cast_for(type_: TypeEngine[Any]) -> str | None:
         # otherwise the column is CHAR(32)
         return "::uuid" if type_.native_uuid else None
     return None
+
+
+def _policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    if isinstance(policies, Iterable):
+        policies = tuple(policies)
+        if all(isinstance(policy, Policy) for policy in policies):
+            return policies
+    raise TypeError(
+        f"policies is a list of Policy, as in [Policy('mine', using=...)], not "
+        f"{policies!r}"
+    )
 
 
 def _table_of(target: Any, caller: str) -> Table:
@@ -319,9 +346,8 @@ def _cast(column: Column[Any], table: Table, name: str) -> str:
     cast = cast_for(column.type)
     if cast is None:
         raise TypeError(
-            f"column {name!r} of table {table.fullname!r} has type {column.type!r}; a "
-            f"tenant column is VARCHAR or TEXT, SMALLINT, INTEGER or BIGINT, or a "
-            f"native UUID"
+            f"column {name!r} of table {table.fullname!r} has type {column.type!r}, "
+            f"which cannot hold a tenant: {_TYPES}"
         )
     return cast
 

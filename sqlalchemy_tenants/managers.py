@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 
 from . import tenants
+from .arguments import require_name
 from .check import Finding, require_no_errors, run_checks
 from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
@@ -137,30 +138,37 @@ class PostgresManager(DBManager):
         :param session_options: further arguments of the sessions, as in
             ``{"expire_on_commit": False}``.
         :raises ScopeError: for an engine of another database than PostgreSQL.
+        :raises TypeError: for an argument of another type, as an async engine.
         """
         if isolation not in ("role", "shared"):
             raise ValueError(f'isolation is "role" or "shared", not {isolation!r}')
-        if schema is not None and not schema:
-            raise ValueError("schema is the name of a schema or None, not empty")
+        if schema is not None:
+            require_name("schema", schema)
         if admin_engine is None:
             admin_engine = engine
-        for each in (engine, admin_engine):
+        for what, each in (("engine", engine), ("admin_engine", admin_engine)):
+            if not isinstance(each, Engine):
+                raise TypeError(
+                    f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
+                    f"for an AsyncEngine import the manager from "
+                    f"sqlalchemy_tenants.aio.managers"
+                )
             if each.dialect.name != "postgresql":
                 raise ScopeError(
                     f"tenants need PostgreSQL; this engine's dialect is "
                     f"{each.dialect.name!r}"
                 )
             driver_of(each.dialect).register(each.dialect)
-        if tenancy is None:
-            tenancy = Tenancy() if metadata is None else Tenancy.of(metadata)
+        configured = None if metadata is None else Tenancy.of(metadata)
+        options = _session_options(session_options)
         return cls(
             engine,
             schema=schema,
             isolation=isolation,
             admin_engine=admin_engine,
             metadata=metadata,
-            tenancy=tenancy,
-            session_options=dict(session_options or {}),
+            tenancy=Tenancy.given(configured if tenancy is None else tenancy),
+            session_options=options,
         )
 
     def new_session(
@@ -267,7 +275,16 @@ class PostgresManager(DBManager):
         :return: how many were created.
         :raises InvalidTenant: for what cannot identify a tenant.
         :raises ScopeError: see :meth:`create_tenant`.
+        :raises TypeError: one tenant instead of several, or ``progress`` is not
+            callable.
         """
+        if isinstance(tenant_ids, str | bytes) or not isinstance(tenant_ids, Iterable):
+            raise TypeError(
+                f"create_tenants takes several tenants, as in ['acme', 'globex'], not "
+                f"{tenant_ids!r}; for one use create_tenant()"
+            )
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is a function or None, not {progress!r}")
         created = done = 0
         remaining = iter(tenant_ids)
         while batch := list(islice(remaining, _BATCH)):
@@ -436,6 +453,27 @@ class _Opening(AbstractContextManager[_S], Generic[_S]):
         assert self._session is not None
         session, self._session = self._session, None
         session.close()
+
+
+# Arguments of sessions that are the manager's own.
+_OWN_OPTIONS = frozenset({"bind", "scope", "tenant", "isolation", "schema", "tenancy"})
+
+
+def _session_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(
+            f"session_options are arguments of a session, as in "
+            f"{{'expire_on_commit': False}}, not {options!r}"
+        )
+    for name in options:
+        if not isinstance(name, str) or name in _OWN_OPTIONS:
+            raise ValueError(
+                f"session_options cannot have {name!r}, only further arguments of "
+                f"sqlalchemy.orm.Session"
+            )
+    return dict(options)
 
 
 def confine(connection: Connection, scope: Scope) -> None:

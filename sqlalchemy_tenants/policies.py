@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import BindParameter, ColumnElement, TextClause
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql import visitors
 
-from .tenancy import FUNCTION_NAME, MAX_IDENTIFIER_BYTES, Tenancy
+from .arguments import require_flag, require_name, require_names, require_text
+from .tenancy import FUNCTION_NAME, Tenancy
+
+# A condition: SQL text, or an expression of SQLAlchemy.
+Condition: TypeAlias = str | ColumnElement[bool] | TextClause
 
 Command: TypeAlias = Literal["ALL", "SELECT", "INSERT", "UPDATE", "DELETE"]
 
@@ -41,6 +46,7 @@ class Policy:
     :param permissive: ``False`` for a restrictive policy, which narrows.
     :param roles: roles that the policy applies to; ``None`` is the group role of
         all tenants. ``("public",)`` is everyone.
+    :raises TypeError: for a value of another type.
     :raises ValueError: for a definition that PostgreSQL would refuse.
 
     .. seealso:: https://www.postgresql.org/docs/current/sql-createpolicy.html
@@ -57,51 +63,65 @@ class Policy:
         self,
         name: str,
         *,
-        using: str | ColumnElement[bool] | None = None,
-        with_check: str | ColumnElement[bool] | None = None,
+        using: Condition | None = None,
+        with_check: Condition | None = None,
         command: str = "ALL",
         permissive: bool = True,
         roles: str | Sequence[str] | None = None,
     ) -> None:
-        if not name or len(name.encode()) > MAX_IDENTIFIER_BYTES:
-            raise ValueError(
-                f"policy {name!r}: a name has 1 to {MAX_IDENTIFIER_BYTES} bytes"
-            )
-        command = command.upper()
-        if command not in COMMANDS:
+        name = require_name("policy", name)
+        if not isinstance(command, str) or command.upper() not in COMMANDS:
             raise ValueError(
                 f"policy {name!r}: command {command!r} is none of {', '.join(COMMANDS)}"
             )
+        command = command.upper()
         if using is not None and command == "INSERT":
             raise ValueError(f"policy {name!r}: INSERT takes with_check, not using")
         if with_check is not None and command in ("SELECT", "DELETE"):
             raise ValueError(f"policy {name!r}: {command} takes using, not with_check")
-        if isinstance(roles, str):
-            roles = (roles,)
-        if roles is not None and not roles:
-            raise ValueError(f"policy {name!r}: roles is empty")
         values = {
             "name": name,
-            "using": expression_text(using),
-            "with_check": expression_text(with_check),
+            "using": expression_text(using, f"policy {name!r}: using"),
+            "with_check": expression_text(with_check, f"policy {name!r}: with_check"),
             "command": command,
-            "permissive": permissive,
+            "permissive": require_flag(f"policy {name!r}: permissive", permissive),
             "roles": None if roles is None else role_set(roles),
         }
+        if values["roles"] == ():
+            raise ValueError(f"policy {name!r}: roles is empty")
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
 
-def role_set(roles: Iterable[str]) -> tuple[str, ...]:
+def role_set(roles: str | Iterable[str]) -> tuple[str, ...]:
     """Return roles as PostgreSQL keeps them: a set, and PUBLIC instead of others."""
-    names = {"public" if role.upper() == "PUBLIC" else role for role in roles}
+    given = require_names("role", roles)
+    names = {"public" if role.upper() == "PUBLIC" else role for role in given}
     return ("public",) if "public" in names else tuple(sorted(names))
 
 
-def expression_text(expression: str | ColumnElement[bool] | None) -> str | None:
-    """Return an expression as SQL text with its values inline."""
-    if expression is None or isinstance(expression, str):
+def expression_text(expression: Condition | None, what: str) -> str | None:
+    """Return an expression as SQL text with its values inline.
+
+    :param what: what it is, for messages.
+    :raises TypeError: for something else.
+    :raises ValueError: it is empty, has NUL, or a parameter without value.
+    """
+    if expression is None:
+        return None
+    if isinstance(expression, str):
+        if not expression.strip():
+            raise ValueError(f"{what} is empty; None is no condition")
+        require_text(what, expression, "is no condition")
         return expression
+    if not isinstance(expression, ColumnElement | TextClause):
+        raise TypeError(
+            f"{what} is SQL text or a SQLAlchemy expression, as in Order.id > 5 or "
+            f"select(...).exists(), not {type(expression).__name__}: {expression!r}"
+        )
+    for element in visitors.iterate(expression):
+        if isinstance(element, BindParameter) and element.required:
+            raise ValueError(f"{what}: parameter {element.key!r} has no value")
     return str(
         expression.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})
     )

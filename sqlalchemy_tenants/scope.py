@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, CursorResult, TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 
+from .arguments import require_name
 from .drivers import Driver, driver_of
 from .exceptions import ScopeError, TenantNotFound
 from .policies import quote_literal, quote_name
@@ -53,6 +54,10 @@ class Scope:
     setting: tuple[str, str] | None
     schema: str | None
     tenant: TenantId | None
+
+    def __post_init__(self) -> None:
+        if self.schema is not None:
+            require_name("schema", self.schema)
 
     @cached_property
     def text(self) -> str | None:

@@ -23,8 +23,6 @@ from .tenancy import Isolation, Tenancy, TenantId
 # Key of Connection.info: the transaction of a session that entered a scope last.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
 
-_DEFAULT_TENANCY = Tenancy()
-
 
 class ScopedSession(Session):
     """A session that enters a :class:`.Scope` in each of its transactions.
@@ -48,6 +46,8 @@ class ScopedSession(Session):
     ) -> None:
         if twophase:
             raise two_phase_error(scope)
+        if bind is not None and not isinstance(bind, Engine | Connection):
+            raise TypeError(f"bind is an Engine or a Connection, not {bind!r}")
         super().__init__(bind, **kw)
         self._scope = scope
         if criteria_for is not None and scope.tenant is not None:
@@ -107,7 +107,7 @@ class TenantSession(ScopedSession):
         tenancy: Tenancy | None = None,
         **kw: Any,
     ) -> None:
-        scope = tenant_scope(tenant, isolation, tenancy or _DEFAULT_TENANCY, schema)
+        scope = tenant_scope(tenant, isolation, Tenancy.given(tenancy), schema)
         super().__init__(bind, scope=scope, **kw)
         self._tenant = tenant
 
@@ -135,7 +135,7 @@ class AdminSession(ScopedSession):
         tenancy: Tenancy | None = None,
         **kw: Any,
     ) -> None:
-        scope = admin_scope(tenant, tenancy or _DEFAULT_TENANCY, schema)
+        scope = admin_scope(tenant, Tenancy.given(tenancy), schema)
         super().__init__(bind, scope=scope, **kw)
         self._tenant = tenant
 

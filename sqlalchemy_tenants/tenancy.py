@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import MetaData
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 
+from .arguments import (
+    MAX_IDENTIFIER_BYTES,
+    require_flag,
+    require_name,
+    require_names,
+)
 from .exceptions import InvalidTenant
 
 TenantId: TypeAlias = str | int | UUID
@@ -19,10 +26,6 @@ Isolation: TypeAlias = Literal["role", "shared"]
 """``"role"``: a database role per tenant. ``"shared"``: one role, and the tenant
 in a setting."""
 
-#: Bytes of a PostgreSQL identifier (``NAMEDATALEN - 1``); the server cuts longer
-#: names without an error, and two tenants would share a role.
-MAX_IDENTIFIER_BYTES = 63
-
 #: Name of the function, in the tenancy schema, that every policy asks.
 FUNCTION_NAME = "current_tenant"
 
@@ -30,6 +33,11 @@ _INFO_KEY = "tenancy"
 # PostgreSQL's rule for a custom parameter: two or more simple names with dots
 # (src/backend/utils/misc/guc.c, valid_custom_variable_name).
 _SETTING = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+")
+# What no role can be called. SET ROLE "none" is RESET ROLE, quoted or not.
+_NO_ROLES = ("none", "public")
+
+
+_ROLE_FIELDS = ("tenants_role", "shared_role", "admin_role")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,7 @@ class Tenancy:
     :param tenants: the complete list of tenants, compared by autogenerate; ``None``
         where tenants come and go at run time.
     :param logins: application logins that may act as the tenants in ``tenants``.
+    :raises TypeError: for a value of another type.
     :raises ValueError: for a name that PostgreSQL would refuse or cut, or for names
         that collide.
     """
@@ -71,17 +80,26 @@ class Tenancy:
     logins: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        names = [*self.group_roles, self.role_prefix, self.schema]
-        for name in names:
-            if not name or "\0" in name:
-                raise ValueError(f"{name!r} is not a PostgreSQL name")
-            if len(name.encode()) > MAX_IDENTIFIER_BYTES:
-                raise ValueError(
-                    f"{name!r} has more than {MAX_IDENTIFIER_BYTES} bytes; "
-                    f"PostgreSQL would cut it"
-                )
+        require_flag("force", self.force)
+        for what in (*_ROLE_FIELDS, "role_prefix", "schema"):
+            name = require_name(what, getattr(self, what))
+            object.__setattr__(self, what, name)
             if name.startswith("pg_"):
-                raise ValueError(f"{name!r}: PostgreSQL reserves the prefix 'pg_'")
+                raise ValueError(
+                    f"{what} {name!r}: PostgreSQL reserves the prefix 'pg_'"
+                )
+            # "PUBLIC" is no reserved name, but everybody would take it for one
+            if what in _ROLE_FIELDS and name.lower() in _NO_ROLES:
+                raise ValueError(
+                    f"{what} {name!r}: PostgreSQL has no role of that name; choose "
+                    f"another one"
+                )
+        for name in (*_NO_ROLES, "pg_"):
+            if name.startswith(self.role_prefix):
+                raise ValueError(
+                    f"role_prefix {self.role_prefix!r}: a tenant's role could be "
+                    f"{name!r}, which PostgreSQL reserves; choose a longer prefix"
+                )
         if len(set(self.group_roles)) != len(self.group_roles):
             raise ValueError(f"group roles need distinct names: {self.group_roles}")
         for role in self.group_roles:
@@ -91,15 +109,32 @@ class Tenancy:
                     f"role {role!r} begins with the prefix of tenant roles, "
                     f"{self.role_prefix!r}; choose another name"
                 )
-        if not _SETTING.fullmatch(self.setting):
+        if not isinstance(self.setting, str):
+            raise TypeError(
+                f"setting is a str, as in 'tenancy.tenant', not {self.setting!r}"
+            )
+        parts = self.setting.split(".")
+        if (
+            not _SETTING.fullmatch(self.setting)
+            or RESERVED_WORDS.intersection(parts)
+            or max(map(len, parts)) > MAX_IDENTIFIER_BYTES
+        ):
             raise ValueError(
                 f"setting {self.setting!r} must be lower-case names joined by a dot, "
-                f"as in 'tenancy.tenant'"
+                f"as in 'tenancy.tenant', none of them a reserved word or longer than "
+                f"{MAX_IDENTIFIER_BYTES} bytes"
             )
-        if isinstance(self.logins, str) or isinstance(self.tenants, str):
-            raise ValueError("tenants and logins are collections, not a string")
+        for what in ("tenants", "logins"):
+            value = getattr(self, what)
+            if isinstance(value, str | bytes):
+                raise ValueError(
+                    f"tenants and logins are collections, not a string; {what} is "
+                    f"{value!r}"
+                )
+            if not isinstance(value, Iterable) and (what, value) != ("tenants", None):
+                raise TypeError(f"{what} is a collection, not {value!r}")
         # hashable and comparable whatever collection was given
-        object.__setattr__(self, "logins", tuple(self.logins))
+        object.__setattr__(self, "logins", tuple(require_names("login", self.logins)))
         if self.tenants is not None:
             object.__setattr__(self, "tenants", tuple(self.tenants))
             for tenant in self.tenants:
@@ -136,7 +171,11 @@ class Tenancy:
         return role.removeprefix(self.role_prefix)
 
     def bind(self, metadata: MetaData) -> MetaData:
-        """Make this the configuration of ``metadata``, and return that."""
+        """Make this the configuration of ``metadata``, and return that.
+
+        :raises TypeError: ``metadata`` is something else.
+        """
+        _require_metadata(metadata)
         metadata.info[_INFO_KEY] = self
         return metadata
 
@@ -144,8 +183,10 @@ class Tenancy:
     def of(cls, metadata: MetaData) -> Tenancy:
         """Return the configuration of ``metadata``, or the default one.
 
-        :raises TypeError: ``metadata.info["tenancy"]`` is something else.
+        :raises TypeError: ``metadata``, or ``metadata.info["tenancy"]``, is something
+            else.
         """
+        _require_metadata(metadata)
         tenancy = metadata.info.get(_INFO_KEY)
         if tenancy is None:
             return _DEFAULT
@@ -159,6 +200,7 @@ class Tenancy:
     @classmethod
     def is_bound(cls, metadata: MetaData) -> bool:
         """Whether ``metadata`` was given a configuration explicitly."""
+        _require_metadata(metadata)
         return _INFO_KEY in metadata.info
 
     def non_defaults(self, *names: str) -> dict[str, Any]:
@@ -169,8 +211,27 @@ class Tenancy:
             if field.name in names and getattr(self, field.name) != field.default
         }
 
+    @classmethod
+    def given(cls, tenancy: Tenancy | None) -> Tenancy:
+        """Return an argument ``tenancy``, or the default configuration for ``None``.
+
+        :raises TypeError: it is something else.
+        """
+        if tenancy is None:
+            return _DEFAULT
+        if not isinstance(tenancy, cls):
+            raise TypeError(f"tenancy is a Tenancy or None, not {tenancy!r}")
+        return tenancy
+
 
 _DEFAULT = Tenancy()
+
+
+def _require_metadata(metadata: object) -> None:
+    if not isinstance(metadata, MetaData):
+        raise TypeError(
+            f"metadata is a MetaData, as in Base.metadata, not {metadata!r}"
+        )
 
 
 def tenant_text(tenant: TenantId) -> str:
@@ -191,7 +252,12 @@ def tenant_text(tenant: TenantId) -> str:
     if isinstance(tenant, str):
         text = str.__str__(tenant)
     elif isinstance(tenant, int):
-        text = int.__repr__(tenant)
+        try:
+            text = int.__repr__(tenant)
+        except ValueError as error:  # more digits than Python prints
+            raise InvalidTenant(
+                f"a tenant cannot be an int of so many digits: {error}", tenant=tenant
+            ) from error
     else:
         text = str(tenant)
     if not text:

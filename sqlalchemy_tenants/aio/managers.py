@@ -141,7 +141,18 @@ class PostgresManager(DBManager):
         engines.
 
         :raises ScopeError: for an engine of another database than PostgreSQL.
+        :raises TypeError: for an argument of another type, as a sync engine.
         """
+        for what, each in (("engine", engine), ("admin_engine", admin_engine)):
+            if not isinstance(each, AsyncEngine) and (what, each) != (
+                "admin_engine",
+                None,
+            ):
+                raise TypeError(
+                    f"{what} is an AsyncEngine, as create_async_engine() makes it, not "
+                    f"{each!r}; for an Engine import the manager from "
+                    f"sqlalchemy_tenants.managers"
+                )
         manager = sync.PostgresManager.from_engine(
             engine.sync_engine,
             schema,
