@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from .arguments import require_name
+from .arguments import require_flag, require_name
 from .policies import (
     TENANT_PRIVILEGES,
     Policy,
@@ -138,9 +138,11 @@ def with_rls(
     :param policies: policies on top of the tenant ones.
     :raises TypeError: for a class that is not mapped, or a table without such a
         column, or with one of another type.
-    :raises ValueError: two policies have the same name.
+    :raises ValueError: two policies have the same name, or PostgreSQL would cut the
+        table's.
     """
     require_name("tenant_column", tenant_column)
+    require_flag("index", index)
     policies = _policies(policies)
     if model_or_table is None:
 
@@ -296,6 +298,7 @@ def _policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
 
 def _table_of(target: Any, caller: str) -> Table:
     if isinstance(target, Table):
+        require_name("table", target.name)
         return target
     mapper = inspect(target, raiseerr=False)
     if not isinstance(mapper, Mapper):
@@ -316,6 +319,7 @@ def _table_of(target: Any, caller: str) -> Table:
             f"{target.__name__} is mapped to {type(table).__name__}, not to a table; "
             f"mark the tables that it reads"
         )
+    require_name("table", table.name)
     return table
 
 

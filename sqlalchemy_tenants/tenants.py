@@ -182,22 +182,29 @@ def _create_unless_there(
 def _grant_roles(connection: Connection, roles: Sequence[str], login: str) -> None:
     # the first one by itself: that refuses a login that may not have it, and tells why
     connection.execute(GrantTenantRole(roles[0], login))
-    if len(roles) > 1:
-        names = ", ".join(map(quote_name, roles[1:]))
-        grant = f"GRANT {names} TO {quote_name(login)}"
-        execute_text(
-            connection,
-            _block(
-                "BEGIN",
-                "  IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles"
-                f" WHERE rolname = {quote_literal(login)}) THEN",
-                f"    EXECUTE {quote_literal(grant)} || CASE",
-                "      WHEN current_setting('server_version_num')::integer >= 160000",
-                "      THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;",
-                "  END IF;",
-                "END",
-            ),
-        )
+    if len(roles) == 1:
+        return
+    names = ", ".join(map(quote_name, roles[1:]))
+    grant = f"GRANT {names} TO {quote_name(login)}"
+    block = _block(
+        "BEGIN",
+        "  IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles"
+        f" WHERE rolname = {quote_literal(login)}) THEN",
+        f"    EXECUTE {quote_literal(grant)} || CASE",
+        "      WHEN current_setting('server_version_num')::integer >= 160000",
+        "      THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;",
+        "  END IF;",
+        "END",
+    )
+    try:
+        with connection.begin_nested():
+            execute_text(connection, block)
+    except DBAPIError as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
+        # PostgreSQL 15, and somebody else grants one of them at the same time
+        for role in roles[1:]:
+            connection.execute(GrantTenantRole(role, login))
 
 
 def _block(*lines: str) -> str:

@@ -196,10 +196,18 @@ def refuse(wrong: Wrong) -> None:
 tables: list[Table] = []
 
 
-def table(**kw: Any) -> Table:
+def table(name: str = "things") -> Table:
     columns = Column("id", Integer, primary_key=True), Column("tenant", Text)
-    tables.append(Table("things", MetaData(**kw), *columns))
+    tables.append(Table(name, MetaData(), *columns))
     return tables[-1]
+
+
+def mark_table(name: str) -> object:
+    return with_rls(table(name))
+
+
+def share_table(name: str) -> object:
+    return shared_table(table(name))
 
 
 def mark(**kw: Any) -> object:
@@ -222,6 +230,13 @@ def share(**kw: Any) -> object:
     # the decorator refuses before there is a class
     values(with_rls, "policies", (1, ["mine"]), TypeError, "^policies is a list"),
     names(with_rls, "tenant_column"),
+    flags(mark, "index"),
+    *(
+        values(
+            function, "name", ("x" * 64,), ValueError, "^table .* more than 63 bytes"
+        )
+        for function in (mark_table, share_table)
+    ),
     values(
         share, "privileges", (1, None), TypeError, "^privileges are a list of names"
     ),

@@ -608,6 +608,32 @@ def test_a_tenant_that_is_being_deleted_cannot_be_deleted_again(
     assert manager.list_tenants() == []
 
 
+def test_the_login_is_being_admitted_by_somebody_else(
+    manager: PostgresManager, migrated: Database
+) -> None:
+    migrated.execute(
+        "CREATE ROLE tenant_a IN ROLE tenants; CREATE ROLE tenant_b IN ROLE tenants",
+        login="manager",
+    )
+    with (
+        migrated.server.connect(migrated.name) as superuser,
+        migrated.server.connect(migrated.name, "manager") as other,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        other.autocommit = False
+        options = "WITH INHERIT FALSE" if requested_version() > 15 else ""
+        other.execute(f"GRANT tenant_b TO app {options}")
+        future = executor.submit(manager.create_tenants, ["a", "b"])
+        waiting = "SELECT FROM pg_locks WHERE NOT granted"
+        while not superuser.execute(waiting).rowcount:
+            assert not future.done()
+        other.commit()
+        assert future.result() == 0
+    for tenant in ("a", "b"):
+        with manager.new_session(tenant, create_if_missing=False) as session:
+            assert bodies(session) == set()
+
+
 # --- other setups --------------------------------------------------------------------
 
 
