@@ -228,9 +228,7 @@ class AlterGroupRoleOp(TenancyOp):
             name: require_flag(name, value) for name, value in attributes.items()
         }
         if not attributes:
-            raise ValueError(
-                f"role {role!r}: name what to alter, as in {role!r}, login=False"
-            )
+            raise ValueError(f"role {role!r}: name what to alter, as in login=False")
 
     @classmethod
     def alter_group_role(

@@ -35,8 +35,6 @@ _INFO_KEY = "tenancy"
 _SETTING = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+")
 # What no role can be called. SET ROLE "none" is RESET ROLE, quoted or not.
 _NO_ROLES = ("none", "public")
-
-
 _ROLE_FIELDS = ("tenants_role", "shared_role", "admin_role")
 
 
@@ -95,7 +93,7 @@ class Tenancy:
                     f"another one"
                 )
         for name in (*_NO_ROLES, "pg_"):
-            if name.startswith(self.role_prefix):
+            if name.startswith(self.role_prefix) and name != self.role_prefix:
                 raise ValueError(
                     f"role_prefix {self.role_prefix!r}: a tenant's role could be "
                     f"{name!r}, which PostgreSQL reserves; choose a longer prefix"

@@ -324,7 +324,7 @@ def share(**kw: Any) -> object:
     values(
         Tenancy,
         "role_prefix",
-        ("n", "no", "none", "p", "publi", "pg"),
+        ("n", "no", "non", "p", "publi", "pg"),
         ValueError,
         "^role_prefix .* which PostgreSQL reserves; choose a longer prefix",
     ),
