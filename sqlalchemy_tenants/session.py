@@ -54,19 +54,28 @@ class ScopedSession(Session):
             self._criteria = _tenant_criteria(criteria_for, scope.tenant)
             # of this session only: a statement without it costs nothing
             event.listen(self, "do_orm_execute", _add_criteria)
-        self._refused: ref[SessionTransaction] | None = None
+        # the transaction that is confined, and the size of its table of connections
+        self._confined: tuple[ref[SessionTransaction], int] | None = None
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
     def get_bind(self, *args: Any, **kw: Any) -> Engine | Connection:
         """Refuse to go on in a transaction that could not be confined."""
-        if self._refused is not None:
-            if self._refused() is self.get_transaction() is not None:
+        transaction = self.get_transaction()
+        if transaction is not None and _connections(transaction):
+            # Not a mark of what failed: an exception out of a signal's handler, as of
+            # Ctrl-C, may come when the transaction has its connection already, and no
+            # line of ours has run.
+            confined = self._confined
+            if (
+                confined is None
+                or confined[0]() is not transaction
+                or confined[1] != _connections(transaction)
+            ):
                 raise ScopeError(
                     "the transaction could not be confined to its tenant; roll it back",
                     tenant=self._scope.tenant,
                 )
-            self._refused = None
         return super().get_bind(*args, **kw)
 
     @property
@@ -185,8 +194,7 @@ def _enter(
         _claim(session, transaction, connection)
         enter_scope(connection, session.scope)
     except BaseException as error:
-        # The Session keeps this connection and would go on unscoped
-        session._refused = ref(transaction)
+        # The Session keeps this connection, and get_bind() refuses to go on with it
         if isinstance(error, ScopeError) or connection.invalidated:
             pass
         elif not (
@@ -195,6 +203,16 @@ def _enter(
         ):
             connection.invalidate()  # nobody knows its state
         raise
+    session._confined = (ref(transaction), _connections(transaction))
+
+
+def _connections(transaction: SessionTransaction) -> int:
+    """How many entries a transaction has in its table of connections.
+
+    Not documented. Without it, the error of the missing attribute comes before any
+    statement.
+    """
+    return len(transaction._connections)
 
 
 def _claim(
