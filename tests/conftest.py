@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -17,13 +19,47 @@ from servers import Database, Server, fresh_database, requested_version
 def pytest_configure() -> None:
     # Stop the server also when the run is terminated, as CI does on a timeout.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    seed()  # before workers of pytest-xdist start, which inherit it
 
 
 def pytest_report_header() -> str:
     return (
         f"PostgreSQL {requested_version()} (TENANTS_PG), "
-        f"SQLAlchemy {sqlalchemy.__version__}"
+        f"SQLAlchemy {sqlalchemy.__version__}, seed {seed()} (TENANTS_SEED)"
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what random tests counted: their property ``counts``."""
+    lines = [
+        f"{report.nodeid.rpartition('/')[2]}: {value}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == "counts"
+    ]
+    if lines:
+        terminalreporter.section(f"random tests, TENANTS_SEED={seed()}")
+    for line in sorted(lines):
+        terminalreporter.write_line(line)
+
+
+def seed() -> int:
+    """What random tests start from: 1, ``TENANTS_SEED``, or another one each time.
+
+    By default it is the same for each run, so that a test that fails does so because of
+    a change. ``TENANTS_SEED=random`` finds out more, in long runs.
+    """
+    value = os.environ.get("TENANTS_SEED", "1")
+    if value == "random":
+        value = os.environ["TENANTS_SEED"] = str(random.randrange(1 << 32))
+    return int(value)
+
+
+@pytest.fixture(scope="session")
+def run_seed() -> int:
+    """See :func:`seed`."""
+    return seed()
 
 
 @pytest.fixture(scope="session")
