@@ -30,8 +30,10 @@ class Proxy:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.round_trips = 0
-        #: Called with what a client sends, before it is passed on.
+        #: Called with what a client sends, and with what the server answers, before it
+        #: is passed on. Returns bytes to pass on these instead, and cut the connection.
         self.on_request: Callable[[bytes], object] | None = None
+        self.on_answer: Callable[[bytes], object] | None = None
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -72,7 +74,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # the listener was closed
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:  # the server is down
+                client.close()
+                continue
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [client, server]
@@ -84,8 +90,7 @@ class Proxy:
         self, client: socket.socket, server: socket.socket, unanswered: threading.Event
     ) -> None:
         def note(data: bytes) -> None:
-            if self.on_request is not None:
-                self.on_request(data)
+            _act(self.on_request, data, server)
             unanswered.set()
 
         _pass(client, server, note)
@@ -97,8 +102,18 @@ class Proxy:
             if unanswered.is_set():
                 unanswered.clear()
                 self.round_trips += 1
+            _act(self.on_answer, data, client)
 
         _pass(server, client, note)
+
+
+def _act(
+    hook: Callable[[bytes], object] | None, data: bytes, target: socket.socket
+) -> None:
+    instead = None if hook is None else hook(data)
+    if isinstance(instead, bytes):
+        target.sendall(instead)
+        raise ConnectionAbortedError
 
 
 def _pass(
