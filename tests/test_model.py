@@ -187,6 +187,13 @@ class Stage:
         for engine in (self.engine, self.admin_engine):
             engine.dispose()
         self.terminate("usename IN (%s, 'manager')", self.engine.url.username)
+        # what a backend that was ended in the midst of something may leave behind
+        for (table,) in self.execute(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relpersistence = 't' AND c.relkind = 'r'"
+        ):
+            self.execute(f"DROP TABLE IF EXISTS {table}")
         self.execute("DELETE FROM notes")
         self.execute("ALTER TABLE notes ALTER id RESTART")
         if self.role:
