@@ -66,7 +66,10 @@ def tenants_database(version: int) -> Iterator[Database]:
             connection.execute(CREATE_LOGINS)
             connection.execute("CREATE DATABASE bench OWNER owner")
         database = Database("bench", server)
-        _migrate(database)
+        engine = create_engine(database.owner_url)
+        PlainBase.metadata.create_all(engine)
+        engine.dispose()
+        migrate(database, Base.metadata)
         if version >= 16:
             database.execute(
                 "GRANT tenants TO manager WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;"
@@ -79,10 +82,10 @@ def tenants_database(version: int) -> Iterator[Database]:
         yield database
 
 
-def _migrate(database: Database) -> None:
+def migrate(database: Database, metadata: MetaData) -> None:
+    """Do what ``alembic upgrade head`` would after ``alembic revision``."""
     engine = create_engine(database.owner_url)
     with engine.begin() as connection:
-        PlainBase.metadata.create_all(connection)
         context = MigrationContext.configure(connection)
         operations = Operations(context)
 
@@ -93,7 +96,7 @@ def _migrate(database: Database) -> None:
             else:
                 operations.invoke(operation)
 
-        upgrade = produce_migrations(context, Base.metadata).upgrade_ops
+        upgrade = produce_migrations(context, metadata).upgrade_ops
         assert upgrade is not None
         for each in upgrade.ops:
             if type(each).__name__ != "DropTableOp":  # the plain table
@@ -101,7 +104,9 @@ def _migrate(database: Database) -> None:
     engine.dispose()
 
 
-def create_roles(database: Database, first: int, last: int) -> None:
+def create_roles(
+    database: Database, first: int, last: int, prefix: str = "tenant_"
+) -> None:
     """Create tenants as superuser, which is faster, and leaves the catalog as
     ``create_tenant`` by the login ``manager`` would."""
     version = database.server.version
@@ -118,7 +123,7 @@ def create_roles(database: Database, first: int, last: int) -> None:
             DECLARE role text;
             BEGIN
               FOR number IN {start} .. {min(start + 499, last)} LOOP
-                role := 'tenant_t' || number;
+                role := '{prefix}t' || number;
                 EXECUTE format(
                   'CREATE ROLE %I NOLOGIN IN ROLE tenants ROLE app', role);
                 {administer}
