@@ -76,7 +76,8 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	else echo "The benchmarks come with a change of their own."; fi
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) $(LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) benchmarks/.venvs build dist
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 %/dependencies: pyproject.toml
