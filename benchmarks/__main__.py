@@ -28,7 +28,7 @@ import measure
 
 from servers import bin_dir
 
-BENCHMARKS = ("scale", "overhead", "bulk_load")
+BENCHMARKS = ("round_trips", "throughput", "scale", "overhead", "bulk_load")
 RESULTS = Path(__file__).parent / "results.json"
 
 

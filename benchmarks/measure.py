@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 #: Does something once. It may return the seconds that it took, if it knows better than
@@ -22,22 +24,31 @@ def say(message: str) -> None:
 
 
 def interleave(
-    candidates: Mapping[str, Candidate], rounds: int, *, warmup: int = 2
+    candidates: Mapping[str, Candidate],
+    rounds: int,
+    *,
+    warmup: int = 2,
+    seconds: float = math.inf,
 ) -> dict[str, list[float]]:
     """Run all candidates once a round, in random order, so that whatever else the
     machine does hits all alike.
 
     :param warmup: rounds that do not count.
+    :param seconds: after which no further round begins, on a slow or busy machine; five
+        count in any case.
     :return: milliseconds, one list a candidate, aligned by round.
     """
     samples: dict[str, list[float]] = {name: [] for name in candidates}
+    deadline = time.monotonic() + seconds
     for number in range(warmup + rounds):
+        if number >= warmup + 5 and time.monotonic() > deadline:
+            break
         for name in random.sample(list(candidates), len(candidates)):
             started = time.perf_counter()
             own = candidates[name]()
-            seconds = time.perf_counter() - started if own is None else own
+            taken = time.perf_counter() - started if own is None else own
             if number >= warmup:
-                samples[name].append(seconds * 1e3)
+                samples[name].append(taken * 1e3)
     return samples
 
 
@@ -89,3 +100,21 @@ def times(result: Mapping[str, float]) -> str:
     digits = 0 if result["median"] >= 20 else 2
     middle, low, high = (f"{result[key]:.{digits}f}" for key in ("median", "q1", "q3"))
     return f"{middle}x ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A line of the summary.
+
+    :param what: what was measured.
+    :param against: beside what.
+    :param aim: what it should be.
+    :param found: what it was.
+    :param met: whether that is the aim.
+    """
+
+    what: str
+    against: str
+    aim: str
+    found: str
+    met: bool

@@ -126,6 +126,11 @@ def _environment() -> dict[str, str]:
 class ProgramError(RuntimeError):
     """A program did not do what it was asked to."""
 
+    @property
+    def reason(self) -> str:
+        """The last line, which names the error."""
+        return str(self).strip().splitlines()[-1]
+
 
 class Program:
     """A script of ``benchmarks/programs`` in the environment of a peer.

@@ -1,6 +1,7 @@
 """A proxy between client and server on the loopback interface.
 
-It counts round trips, and lets a test act at the moment when a message passes.
+It counts round trips, delays them as a network does, and lets a test act at the moment
+when a message passes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from select import select
 from types import TracebackType
 from typing import Self
 
@@ -22,13 +26,17 @@ class Proxy:
 
     A round trip is counted when the server answers to what the client sent since its
     last answer, in however many pieces.
+
+    :param delay: seconds that a round trip takes longer, half of them each way. What is
+        sent meanwhile travels along: the delay is not a limit of what passes.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, delay: float = 0) -> None:
         self._target = (server.host, server.port)
         self._listener = socket.create_server((server.host, 0))
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self.delay = delay
         self.round_trips = 0
         #: Called with what a client sends, and with what the server answers, before it
         #: is passed on. Returns bytes to pass on these instead, and cut the connection.
@@ -51,9 +59,15 @@ class Proxy:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that it listens on."""
+        host, port = self._listener.getsockname()
+        return host, port
+
     def url(self, url: str) -> str:
         """The URL of a database, by way of the proxy."""
-        host, port = self._listener.getsockname()
+        host, port = self.address
         through = make_url(url).set(host=host, port=port)
         return through.render_as_string(hide_password=False)
 
@@ -93,7 +107,7 @@ class Proxy:
             _act(self.on_request, data, server)
             unanswered.set()
 
-        _pass(client, server, note)
+        self._pass(client, server, note)
 
     def _pass_answers(
         self, server: socket.socket, client: socket.socket, unanswered: threading.Event
@@ -104,7 +118,32 @@ class Proxy:
                 self.round_trips += 1
             _act(self.on_answer, data, client)
 
-        _pass(server, client, note)
+        self._pass(server, client, note)
+
+    def _pass(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        note: Callable[[bytes], None],
+    ) -> None:
+        # when it arrives, and what
+        travelling: deque[tuple[float, bytes]] = deque()
+        sources = [source]
+        with source, contextlib.suppress(OSError):
+            while sources or travelling:
+                wait = None
+                if travelling:
+                    wait = max(0, travelling[0][0] - time.monotonic())
+                if select(sources, [], [], wait)[0]:
+                    if data := source.recv(1 << 16):
+                        note(data)
+                        travelling.append((time.monotonic() + self.delay / 2, data))
+                    else:
+                        sources = []
+                while travelling and travelling[0][0] <= time.monotonic():
+                    target.sendall(travelling.popleft()[1])
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 def _act(
@@ -114,14 +153,3 @@ def _act(
     if isinstance(instead, bytes):
         target.sendall(instead)
         raise ConnectionAbortedError
-
-
-def _pass(
-    source: socket.socket, target: socket.socket, note: Callable[[bytes], None]
-) -> None:
-    with source, contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            note(data)
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
