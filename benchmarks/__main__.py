@@ -28,7 +28,14 @@ import measure
 
 from servers import bin_dir
 
-BENCHMARKS = ("round_trips", "throughput", "scale", "overhead", "bulk_load")
+BENCHMARKS = (
+    "round_trips",
+    "throughput",
+    "autogenerate",
+    "scale",
+    "overhead",
+    "bulk_load",
+)
 RESULTS = Path(__file__).parent / "results.json"
 
 
