@@ -32,7 +32,8 @@ BENCHMARKS = (
     "round_trips",
     "throughput",
     "autogenerate",
-    "scale",
+    "queries",
+    "tenants",
     "overhead",
     "bulk_load",
 )
