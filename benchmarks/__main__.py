@@ -1,7 +1,8 @@
 """Measures what tenants cost: ``python benchmarks [--full] [NAME ...]``.
 
 Each module named in ``BENCHMARKS`` has ``run(options)``, which returns its results as
-data that JSON can hold, and ``report(results)``, which prints them as tables. The
+data that JSON can hold, and ``report(results)``, which prints them as tables;
+``plots(results)``, if there is one, returns them as SVG texts by file name. The
 results of all go to ``results.json``, those of a benchmark that did not run this time
 stay as they were.
 """
@@ -38,6 +39,7 @@ BENCHMARKS = (
     "bulk_load",
 )
 RESULTS = Path(__file__).parent / "results.json"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def main() -> None:
     options = Options(arguments.full, versions)
 
     output: Path = arguments.output
+    # what is not to be published stays out of the documentation
+    folder = DOCS if output == RESULTS else output.parent
     results = json.loads(output.read_text()) if output.exists() else {}
     for name in arguments.names or BENCHMARKS:
         benchmark = importlib.import_module(name)
@@ -82,6 +86,10 @@ def main() -> None:
         print()
         benchmark.report(results[name])
         print(flush=True)
+        if hasattr(benchmark, "plots"):
+            for file, text in benchmark.plots(results[name]).items():
+                (folder / file).write_text(text)
+                measure.say(f"wrote {folder / file}")
 
 
 def environment(options: Options) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import plot
 from database import tenant_name
 from measure import Aim, Candidate, interleave, ratio, say, spread, table, times
 from psycopg.pq import ExecStatus
@@ -80,6 +81,8 @@ class Client:
         self.way = way
         self.ids = ids
         self.connection = database.server.connect(database.name, way.login)
+        # it would deallocate all after a ROLLBACK, ours too
+        self.connection.prepare_threshold = None
         self._libpq = self.connection.pgconn
         self._prepared: set[str] = set()
         self._clock = Path(f"/proc/{self._libpq.backend_pid}/schedstat")
@@ -435,6 +438,30 @@ def aims(results: dict[str, Any]) -> list[Aim]:
             )
         )
     return found
+
+
+def plots(results: dict[str, Any]) -> dict[str, str]:
+    """SVG texts by file name."""
+    version, measured = list(results["postgresql"].items())[-1]
+    return {
+        f"queries-{mode}.svg": plot.dots(
+            f"Time of a query, {described}, PostgreSQL {version}",
+            "ratio to a WHERE written by hand, less is better",
+            {
+                (query, f"{size} tenant"): {
+                    way: result[way]["ratio"] for way in WAYS if way != PLAIN
+                }
+                for name, result in measured[mode].items()
+                for query, size in [name.split(", ")]
+            },
+            aim=lambda group, way: AIMS.get(way),
+            logarithmic=True,
+        )
+        for mode, described in (
+            ("prepared", "prepared"),
+            ("planned", "planned each time"),
+        )
+    }
 
 
 def _ratios(title: str, measured: Mapping[str, Any], ways: Iterable[str]) -> None:

@@ -7,9 +7,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+import plot
 import psycopg
 from database import (
     Note,
@@ -25,8 +25,6 @@ from sqlalchemy import Engine, NullPool, create_engine, select
 
 from servers import CREATE_LOGINS, Database, Server
 from sqlalchemy_tenants.managers import PostgresManager
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 EARLIER = "sqlalchemy-tenants 0.2.0"
 SCHEMAS = "schema per tenant"
@@ -450,6 +448,51 @@ def aims(results: dict[str, Any]) -> list[Aim]:
             )
         )
     return found
+
+
+def plots(results: dict[str, Any]) -> dict[str, str]:
+    """SVG texts by file name."""
+    version, cases = list(results["postgresql"].items())[-1]
+    refused, _ = results["refused"][version]
+    labels = {EARLIER: f"{EARLIER}, up to {refused:,}"}
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for case in cases.values():
+        for measure in ("create", "connect"):
+            if measure in case:
+                way = labels.get(case["isolation"], case["isolation"])
+                points = lines.setdefault(measure, {}).setdefault(way, [])
+                points.append((case["tenants"], case[measure]["median"]))
+    found = {
+        f"tenants-{measure}.svg": plot.log_log(
+            f"{MEASURES[measure][0].capitalize()}, PostgreSQL {version}",
+            "number of tenants",
+            "milliseconds",
+            lines[measure],
+        )
+        for measure in lines
+    }
+    if len(results["postgresql"]) > 1:
+        found["scale.svg"] = _versions(results)
+    return found
+
+
+def _versions(results: dict[str, Any]) -> str:
+    lines = {
+        f"{isolation}, PostgreSQL {version}": [
+            (case["tenants"], case["connect"]["median"])
+            for case in cases.values()
+            if case["isolation"] == isolation
+        ]
+        for version, cases in results["postgresql"].items()
+        for isolation in ("role", "shared")
+    }
+    return plot.log_log(
+        "Time from connecting to the first row",
+        "number of tenants",
+        "milliseconds",
+        lines,
+        dashed=[name for name in lines if name.startswith("shared")],
+    )
 
 
 def report(results: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import plot
 import psycopg
 from measure import Aim, interleave, ratio, say, spread, table, times
 from peers import ProgramError
@@ -103,6 +104,31 @@ def aims(results: dict[str, Any]) -> list[Aim]:
             )
         )
     return found
+
+
+def plots(results: dict[str, Any]) -> dict[str, str]:
+    """SVG texts by file name."""
+    version, delays = list(results["postgresql"].items())[-1]
+    return {
+        "throughput.svg": plot.dots(
+            f"Transactions per second, a session for each, PostgreSQL {version}",
+            "share of plain SQLAlchemy, more is better",
+            {
+                (f"{delay} ms of network delay", driver): {
+                    way: each["sessions"][way]["ratio"]
+                    for way in WAYS
+                    if way != PLAIN and "ratio" in each["sessions"][way]
+                }
+                for delay, result in delays.items()
+                for driver, each in result["drivers"].items()
+            },
+            aim=lambda group, way: (
+                (AIM if group.startswith("0 ") else AIM_FAR)
+                if way in ("role", "shared")
+                else None
+            ),
+        )
+    }
 
 
 def _run_driver(
