@@ -60,7 +60,7 @@ FLAT = 1.10
 #: After how many seconds no other round of a measure begins.
 SECONDS = 10
 
-_MANY = 100
+_MANY = 25
 #: Tables of a schema.
 _TABLES = 10
 
