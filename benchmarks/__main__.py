@@ -33,6 +33,7 @@ BENCHMARKS = (
     "round_trips",
     "throughput",
     "autogenerate",
+    "imports",
     "queries",
     "tenants",
     "overhead",

@@ -29,19 +29,20 @@ def interleave(
     *,
     warmup: int = 2,
     seconds: float = math.inf,
+    least: int = 5,
 ) -> dict[str, list[float]]:
     """Run all candidates once a round, in random order, so that whatever else the
     machine does hits all alike.
 
     :param warmup: rounds that do not count.
-    :param seconds: after which no further round begins, on a slow or busy machine; five
-        count in any case.
+    :param seconds: after which no further round begins, on a slow or busy machine.
+    :param least: rounds that count in any case.
     :return: milliseconds, one list a candidate, aligned by round.
     """
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.monotonic() + seconds
     for number in range(warmup + rounds):
-        if number >= warmup + 5 and time.monotonic() > deadline:
+        if number >= warmup + least and time.monotonic() > deadline:
             break
         for name in random.sample(list(candidates), len(candidates)):
             started = time.perf_counter()

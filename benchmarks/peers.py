@@ -109,10 +109,10 @@ def _create(environment: Path, peer: str, requirements: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, env=_environment())
+    subprocess.run(command, check=True, env=environment())
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What a process inherits: nothing that changes what Python imports."""
     kept = {
         name: value
@@ -124,12 +124,14 @@ def _environment() -> dict[str, str]:
 
 
 class ProgramError(RuntimeError):
-    """A program did not do what it was asked to."""
+    """A program did not do what it was asked to.
 
-    @property
-    def reason(self) -> str:
-        """The last line, which names the error."""
-        return str(self).strip().splitlines()[-1]
+    :param reason: the error in one line.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Program:
@@ -150,7 +152,7 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_environment(),
+            env=environment(),
         )
         return self
 
@@ -188,8 +190,9 @@ class Program:
         finally:
             timer.cancel()
         if not line:
-            raise ProgramError(f"{' '.join(self._command)} ended in {function}()")
+            command = " ".join(self._command)
+            raise ProgramError(f"{command} ended in {function}()", "it ended")
         answer = json.loads(line)
         if "error" in answer:
-            raise ProgramError(f"{' '.join(self._command)}\n{answer['error']}")
+            raise ProgramError(answer["error"], answer["reason"])
         return answer["result"]

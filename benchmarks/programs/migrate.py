@@ -16,7 +16,9 @@ def migrate(connection: Connection, metadata: MetaData, directives: Any = None) 
 
     :param directives: ``process_revision_directives`` of an env.py.
     """
-    context = MigrationContext.configure(connection)
+    # as env.py's configure() has it, which alembic_utils looks for
+    opts = {"include_schemas": False}
+    context = MigrationContext.configure(connection, opts=opts)
     operations = Operations(context)
 
     def invoke(operation: Any) -> None:

@@ -24,7 +24,8 @@ def serve(**functions: Callable[..., Any]) -> None:
         try:
             result = functions[request["function"]](**request["arguments"])
             answer = {"result": result}
-        except Exception:
-            answer = {"error": traceback.format_exc()}
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            answer = {"error": traceback.format_exc(), "reason": reason}
         answers.write(f"{json.dumps(answer)}\n")
         answers.flush()

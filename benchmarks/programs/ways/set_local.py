@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-
 __all__ = ["Note", "async_sessions", "sessions"]
 
 
