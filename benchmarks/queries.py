@@ -412,8 +412,12 @@ def _sequential(clients: Mapping[str, Client], patience: int) -> dict[str, Any]:
 
 def report(results: dict[str, Any]) -> None:
     for version, measured in results["postgresql"].items():
-        print(f"PostgreSQL {version}: time as a ratio to a WHERE written by hand;")
-        print("median and quartiles.\n")
+        print(
+            f"PostgreSQL {version}: time as a ratio to a WHERE written by hand, median"
+            f" and\nquartiles. Timed are up to {MOST} executions in one pipeline of libpq,"
+            " over a Unix\nsocket; BEGIN and what confines the transaction only where it"
+            " is said.\n"
+        )
         others = [way for way in WAYS if way != PLAIN]
         for mode, title in (
             ("planned", "planned each time, within one transaction"),
