@@ -7,19 +7,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 
 from . import tenants
 from .arguments import require_name
-from .check import Finding, require_no_errors, run_checks
 from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from .scope import Scope, enter_scope, explain, tenant_scope, two_phase_error
 from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
+
+if TYPE_CHECKING:
+    from .check import Finding
 
 _log = logging.getLogger("sqlalchemy_tenants")
 
@@ -332,6 +334,9 @@ class PostgresManager(DBManager):
         :param strict: raise if there is a finding of severity ``"error"``.
         :raises ScopeError: under ``strict``, with all findings in the message.
         """
+        # which an application loads only to check
+        from .check import require_no_errors, run_checks
+
         with self._engine.connect() as connection:
             findings = run_checks(
                 connection, self._tenancy, self._metadata, self._isolation

@@ -34,6 +34,14 @@ def test_an_application_loads_neither_alembic_nor_a_driver(module: str) -> None:
     )
 
 
+def test_an_application_loads_the_check_only_to_check() -> None:
+    python(
+        "import sqlalchemy_tenants.aio.managers, sys\n"
+        "unwanted = {'sqlalchemy_tenants.check', 'sqlalchemy_tenants.catalog'}\n"
+        "assert not unwanted & set(sys.modules), unwanted & set(sys.modules)"
+    )
+
+
 def test_alembic_does_not_load_sqlglot() -> None:
     python("import alembic.command, sys; assert 'sqlglot' not in sys.modules")
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .. import managers as sync
-from ..check import Finding
 from ..session import AdminSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
+
+if TYPE_CHECKING:
+    from ..check import Finding
 
 _S = TypeVar("_S", bound=AsyncSession)
 _T = TypeVar("_T")
