@@ -2,9 +2,10 @@
 
 Each module named in ``BENCHMARKS`` has ``run(options)``, which returns its results as
 data that JSON can hold, and ``report(results)``, which prints them as tables;
-``plots(results)``, if there is one, returns them as SVG texts by file name. The
-results of all go to ``results.json``, those of a benchmark that did not run this time
-stay as they were.
+``aims(results)``, if there is one, returns what they should be and are, and
+``plots(results)`` SVG texts by file name. The results of all go to ``results.json``,
+those of a benchmark that did not run this time stay as they were, and from there into
+README.md and docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import sqlalchemy
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 import measure
+from published import published, reached, unexplained
 
 from servers import bin_dir
 
@@ -40,7 +43,6 @@ BENCHMARKS = (
     "bulk_load",
 )
 RESULTS = Path(__file__).parent / "results.json"
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,15 @@ def main() -> None:
     parser.add_argument(
         "--pg", type=int, action="append", help="PostgreSQL version, repeatable"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="where the results go"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="write the pages, and measure nothing"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="tell whether the pages are up to date"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
@@ -74,23 +84,56 @@ def main() -> None:
         parser.error(f"none of these PostgreSQL versions is installed: {requested}")
     options = Options(arguments.full, versions)
 
+    modules = {name: importlib.import_module(name) for name in BENCHMARKS}
     output: Path = arguments.output
-    # what is not to be published stays out of the documentation
-    folder = DOCS if output == RESULTS else output.parent
     results = json.loads(output.read_text()) if output.exists() else {}
-    for name in arguments.names or BENCHMARKS:
-        benchmark = importlib.import_module(name)
-        measure.say(f"{name}: {(benchmark.__doc__ or '').strip()}")
-        results[name] = {"environment": environment(options), **benchmark.run(options)}
-        # after each: an interrupted run keeps what it has
-        output.write_text(json.dumps(results, indent=1) + "\n")
-        print()
-        benchmark.report(results[name])
-        print(flush=True)
-        if hasattr(benchmark, "plots"):
-            for file, text in benchmark.plots(results[name]).items():
-                (folder / file).write_text(text)
-                measure.say(f"wrote {folder / file}")
+    results = {name: results[name] for name in BENCHMARKS if name in results}
+    if arguments.check:
+        changed = [
+            path
+            for path, text in published(results, modules).items()
+            if not path.exists() or path.read_text() != text
+        ]
+        parser.exit(
+            bool(changed),
+            "".join(f"{path} is not as the results are\n" for path in changed),
+        )
+    if not arguments.publish:
+        for name in arguments.names or BENCHMARKS:
+            _run(modules[name], name, results, options)
+            # after each: an interrupted run keeps what it has
+            ordered = {each: results[each] for each in BENCHMARKS if each in results}
+            output.write_text(json.dumps(ordered, indent=1) + "\n")
+    aims = reached(results, modules)
+    measure.table(
+        ("what", "beside", "aim", "measured", "met"),
+        [
+            (aim.what, aim.against, aim.aim, aim.found, "yes" if aim.met else "no")
+            for aim in aims
+        ],
+        prose=True,
+    )
+    # what is not to be published stays out of the documentation
+    if output == RESULTS:
+        for path, text in published(results, modules).items():
+            path.write_text(text)
+            measure.say(f"wrote {path}")
+        for what in unexplained(aims):
+            measure.say(
+                f"docs/benchmarks.md does not say why it misses its aim: {what}"
+            )
+    measure.say("done")
+
+
+def _run(benchmark: Any, name: str, results: dict[str, Any], options: Options) -> None:
+    measure.say(f"{name}: {(benchmark.__doc__ or '').strip()}")
+    started = time.monotonic()
+    found = {"environment": environment(options), **benchmark.run(options)}
+    found["environment"]["seconds"] = round(time.monotonic() - started)
+    results[name] = found
+    print(f"\n{name}\n")
+    benchmark.report(found)
+    print(flush=True)
 
 
 def environment(options: Options) -> dict[str, Any]:

@@ -28,8 +28,8 @@ _ALEMBIC = f"{_SYNC}, alembic.command"
 PLAIN, OURS_NAME = "plain SQLAlchemy", "sqlalchemy-tenants"
 EARLIER, RLS = PEERS["earlier"].name, PEERS["rls"].name
 
-#: Whose environment, and what runs there, by case and package. Plain is measured in ours,
-#: but where Alembic would load the plugin.
+#: Whose environment, and what runs there, by case and package. Plain is measured in
+#: ours, but where Alembic would load the plugin.
 CASES: dict[str, dict[str, tuple[str, str]]] = {
     "with an engine": {
         PLAIN: (OURS, f"{_SYNC}; {_ENGINE}"),
@@ -129,7 +129,9 @@ def aims(results: dict[str, Any]) -> list[Aim]:
                 what,
                 "plain SQLAlchemy",
                 f"at most {AIM:.2f}x",
-                " and ".join(f"{value:.2f}x ({case})" for case, value in ratios.items()),
+                " and ".join(
+                    f"{value:.2f}x ({case})" for case, value in ratios.items()
+                ),
                 max(ratios.values()) <= AIM,
             )
         )

@@ -71,23 +71,34 @@ def ratio(samples: Sequence[float], base: Sequence[float]) -> dict[str, float]:
     return spread([one / other for one, other in zip(samples, base, strict=True)])
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table, in Markdown."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, prose: bool = False
+) -> None:
+    """Print a table, in Markdown.
+
+    :param prose: the columns after the first one are no numbers.
+    """
     cells = [list(map(str, row)) for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
         first, *rest = (
-            cell.ljust(width) if index == 0 else cell.rjust(width)
+            cell.ljust(width) if prose or index == 0 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         return f"| {' | '.join([first, *rest])} |"
 
     print(line(cells[0]))
     rules = ["-" * (width + 1) for width in widths]
-    print(f"|{rules[0]}-|{'|'.join(f'{rule}:' for rule in rules[1:])}|")
+    mark = "-" if prose else ":"
+    print(f"|{rules[0]}-|{'|'.join(f'{rule}{mark}' for rule in rules[1:])}|")
     for row in cells[1:]:
         print(line(row))
+
+
+def lacking(reason: str) -> str:
+    """What a table has where a peer cannot do something."""
+    return f"\N{EN DASH} ({reason})"
 
 
 def milliseconds(result: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from measure import Aim, say, table
+from measure import Aim, lacking, say, table
 from peers import ProgramError
 from ways import DRIVERS, PLAIN, Connected, running
 
@@ -82,7 +82,7 @@ def _count(connected: Connected | ProgramError, proxy: Proxy) -> dict[str, Any]:
 
 def _cell(count: dict[str, Any]) -> str:
     if "error" in count:
-        return f"– ({count['error']})"
+        return lacking(count["error"])
     return f"{count['first']:g}, {count['further']:g}"
 
 

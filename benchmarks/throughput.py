@@ -10,7 +10,7 @@ from typing import Any
 
 import plot
 import psycopg
-from measure import Aim, interleave, ratio, say, spread, table, times
+from measure import Aim, interleave, lacking, ratio, say, spread, table, times
 from peers import ProgramError
 from ways import DRIVERS, PLAIN, WAYS, Connected, Running, running
 
@@ -209,4 +209,4 @@ def _round_trip(address: tuple[str, int]) -> float:
 
 
 def _cell(result: dict[str, Any]) -> str:
-    return f"– ({result['error']})" if "error" in result else times(result["ratio"])
+    return lacking(result["error"]) if "error" in result else times(result["ratio"])

@@ -31,6 +31,7 @@ from attacks import (
     security,
 )
 from attacks.__main__ import TABLES
+from pages import with_tables
 from servers import (
     Database,
     Server,
@@ -320,7 +321,7 @@ def test_dblink_does_not_take_a_tenant_elsewhere(
 
 def test_the_documentation_has_the_tables() -> None:
     page = security.PATH.read_text()
-    assert page == security.with_tables(page, TABLES), "cd tests; python -m attacks"
+    assert page == with_tables(page, TABLES), "cd tests; python -m attacks"
 
 
 def test_each_link_in_the_documentation_leads_to_a_heading() -> None:

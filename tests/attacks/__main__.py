@@ -1,6 +1,7 @@
 """Write the tables of ``docs/security.md``: ``python -m attacks``, in ``tests``."""
 
 from attacks import blocked, leaks, pooled, security
+from pages import with_tables
 
 TABLES = {
     **{title: security.leak_table(each) for title, each in leaks.SECTIONS.items()},
@@ -11,4 +12,4 @@ TABLES = {
 
 if __name__ == "__main__":
     page = security.PATH.read_text()
-    security.PATH.write_text(security.with_tables(page, TABLES))
+    security.PATH.write_text(with_tables(page, TABLES))

@@ -11,16 +11,6 @@ from attacks import ATTACKERS, NO_EFFECT, OWN, Attacker, Blocked, Leak, Leftover
 PATH = Path(__file__).parents[2] / "docs" / "security.md"
 
 
-def with_tables(page: str, tables: dict[str, str]) -> str:
-    """Return the page with the present tables in the places that are marked."""
-    for title, table in tables.items():
-        start, end = f"<!-- table: {title} -->\n", "<!-- end -->"
-        before, found, rest = page.partition(start)
-        assert found, title
-        page = f"{before}{start}{table}\n{end}{rest.partition(end)[2]}"
-    return page
-
-
 def blocks(language: str) -> list[str]:
     """The code blocks of the page."""
     page = PATH.read_text()

@@ -11,7 +11,7 @@ from tables import Base, create_models
 
 
 def options(count: int) -> dict[str, Any]:
-    # with String it would find all policies different, whose VARCHAR PostgreSQL prints as
+    # with String it finds all policies different, whose VARCHAR PostgreSQL prints as
     # "character varying"
     policy = Permissive(
         condition_args=[ConditionArg(comparator_name="tenant", type=Text)],
