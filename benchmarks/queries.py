@@ -414,10 +414,14 @@ def report(results: dict[str, Any]) -> None:
     for version, measured in results["postgresql"].items():
         print(
             f"PostgreSQL {version}: time as a ratio to a WHERE written by hand, median"
-            f" and\nquartiles. Timed are up to {MOST} executions in one pipeline of libpq,"
-            " over a Unix\nsocket; BEGIN and what confines the transaction only where it"
-            " is said.\n"
         )
+        print(
+            f"and quartiles. Timed are up to {MOST} executions in one pipeline of libpq,"
+        )
+        print(
+            "over a Unix socket; BEGIN and what confines the transaction only where it"
+        )
+        print("is said.\n")
         others = [way for way in WAYS if way != PLAIN]
         for mode, title in (
             ("planned", "planned each time, within one transaction"),
