@@ -459,7 +459,7 @@ def aims(results: dict[str, Any]) -> list[Aim]:
                 f"time of a query, {way}",
                 PLAIN,
                 f"at most {aim:.2f}",
-                f"{middle:.2f} in the middle; most: {ratios[worst]:.3g}, {worst}",
+                f"{middle:.2f} in the middle; most: {ratios[worst]:,.2f}, {worst}",
                 ratios[worst] <= aim,
             )
         )
