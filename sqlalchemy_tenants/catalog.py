@@ -281,18 +281,23 @@ _TABLES = f"""
         FROM (SELECT DISTINCT polroles FROM pg_catalog.pg_policy) AS d (roles)
     ), mentioned AS MATERIALIZED (
         SELECT d.objid, pg_catalog.array_agg(a.attname ORDER BY a.attnum) AS names
-        FROM pg_catalog.pg_depend d
+        FROM (
+            -- USING and WITH CHECK each have a line
+            SELECT DISTINCT objid, refobjid, refobjsubid FROM pg_catalog.pg_depend
+            WHERE classid = 'pg_catalog.pg_policy'::regclass
+            AND refclassid = 'pg_catalog.pg_class'::regclass AND refobjsubid > 0
+        ) AS d
         JOIN pg_catalog.pg_policy p ON p.oid = d.objid AND p.polrelid = d.refobjid
         JOIN pg_catalog.pg_attribute a
             ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_policy'::regclass
-        AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjsubid > 0
         GROUP BY d.objid
     ), kinds AS MATERIALIZED (
         SELECT pg_catalog.array_agg(p.oid) AS policies
         FROM pg_catalog.pg_policy p
         LEFT JOIN mentioned m ON m.objid = p.oid
-        GROUP BY pg_catalog.md5(p.polqual::text), pg_catalog.md5(p.polwithcheck::text),
+        GROUP BY pg_catalog.md5(p.polqual::text),
+            CASE WHEN p.polwithcheck::text = p.polqual::text THEN 'the same'
+                ELSE pg_catalog.md5(p.polwithcheck::text) END,
             m.names
     ), expressions AS MATERIALIZED (
         SELECT kinds.policies,
@@ -302,19 +307,24 @@ _TABLES = f"""
             pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS with_check
         FROM kinds JOIN pg_catalog.pg_policy p ON p.oid = kinds.policies[1]
     ), policies AS MATERIALIZED (
-        SELECT p.polrelid, pg_catalog.json_agg(pg_catalog.json_build_array(
-            p.polname, p.polcmd, p.polpermissive, r.names,
-            CASE WHEN e.names_table THEN pg_catalog.pg_get_expr(p.polqual, p.polrelid)
-                ELSE e.using END,
-            CASE WHEN e.names_table
-                THEN pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
-                ELSE e.with_check END)
-            ORDER BY p.polname)::text AS items
-        FROM expressions e
-        CROSS JOIN LATERAL pg_catalog.unnest(e.policies) AS each (oid)
-        JOIN pg_catalog.pg_policy p ON p.oid = each.oid
-        JOIN role_sets r ON r.roles = p.polroles
-        GROUP BY p.polrelid
+        SELECT d.polrelid,
+            pg_catalog.json_agg(d.item ORDER BY d.polname)::text AS items
+        FROM (
+            SELECT p.polrelid, p.polname, pg_catalog.json_build_array(
+                p.polname, p.polcmd, p.polpermissive, r.names,
+                CASE WHEN e.names_table
+                    THEN pg_catalog.pg_get_expr(p.polqual, p.polrelid)
+                    ELSE e.using END,
+                CASE WHEN e.names_table
+                    THEN pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+                    ELSE e.with_check END) AS item
+            FROM expressions e
+            CROSS JOIN LATERAL pg_catalog.unnest(e.policies) AS each (oid)
+            JOIN pg_catalog.pg_policy p ON p.oid = each.oid
+            JOIN role_sets r ON r.roles = p.polroles
+            OFFSET 0  -- or the trees are sorted along
+        ) AS d
+        GROUP BY d.polrelid
     ), column_grants AS MATERIALIZED (
         SELECT c.oid, pg_catalog.json_agg(grants.item)::text AS items
         FROM pg_catalog.pg_attribute a

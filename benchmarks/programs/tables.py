@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Identity, func
+from sqlalchemy import Identity, UniqueConstraint, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
 
 class Columns:
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    tenant: Mapped[str] = mapped_column(index=True)
+    tenant: Mapped[str]
     name: Mapped[str]
     amount: Mapped[int | None]
     created: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -30,7 +30,11 @@ def create_models(count: int, **attributes: Any) -> list[Any]:
         type(
             f"Model{number}",
             (Columns, Base),
-            {"__tablename__": f"table_{number}", **attributes},
+            {
+                "__tablename__": f"table_{number}",
+                "__table_args__": (UniqueConstraint("tenant", "id"),),
+                **attributes,
+            },
         )
         for number in range(count)
     ]

@@ -2,8 +2,8 @@
 
 A way is a module in ``ways``. ``Note`` is the model that it queries, its
 ``sessions(engine)`` returns what opens a session of a tenant, and its
-``async_sessions(engine)`` the same for asyncio; ``prepare(url, tenants)`` makes an empty
-database ready, where ours is not the one to use.
+``async_sessions(engine)`` the same for asyncio; ``prepare(url, tenants)`` makes an
+empty database ready, where ours is not the one to use.
 """
 
 from __future__ import annotations
