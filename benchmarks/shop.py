@@ -112,13 +112,11 @@ WAYS = {
     "rls 0.3.2": Way("app", _rls, "rls"),
 }
 
-#: Other forms of our policies, to know what ours cost and give.
+#: The condition that sessions add with ``criteria_for``, and the policy that was not
+#: chosen: it calls the function for each row, and keeps the plan of the first tenant.
 FORMS = {
     "shared and a condition": Way("app_shared", _shared, "ours", condition=True),
     "bare function": Way("app_shared", _shared, "bare"),
-    "PL/pgSQL": Way("app_shared", _shared, "plpgsql"),
-    "PL/pgSQL and a condition": Way("app_shared", _shared, "plpgsql", condition=True),
-    "PL/pgSQL, bare": Way("app_shared", _shared, "plpgsql_bare"),
 }
 
 # Instead of a subselect, which is evaluated once, before the rest.
@@ -136,26 +134,6 @@ BEGIN
     EXECUTE format('ALTER POLICY %I ON %I USING (%s) WITH CHECK (%s)',
       policy.policyname, policy.tablename, condition, condition);
   END LOOP;
-END $$
-"""
-
-# The planner does not look into it. What it says is found when it runs, so all names
-# and operators have their schema.
-PLPGSQL = f"""
-CREATE OR REPLACE FUNCTION tenancy.current_tenant() RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
-DECLARE
-  role constant text := current_user;
-  tenant text;
-BEGIN
-  IF pg_catalog.starts_with(role, '{TENANCY.role_prefix}') THEN
-    tenant := pg_catalog.substr(role, {len(TENANCY.role_prefix) + 1});
-  ELSIF role OPERATOR(pg_catalog.=) '{TENANCY.shared_role}'
-    OR role OPERATOR(pg_catalog.=) '{TENANCY.admin_role}'
-  THEN
-    tenant := pg_catalog.current_setting('{TENANCY.setting}', true);
-  END IF;
-  RETURN CASE WHEN tenant OPERATOR(pg_catalog.<>) '' THEN tenant END;
 END $$
 """
 
@@ -187,13 +165,8 @@ def shop(version: int) -> Iterator[Mapping[str, Database]]:
             waiting.result()
         found["ours"].execute("GRANT tenants_shared TO app_shared")
         found["rls"].execute("GRANT ALL ON orders, customers TO app")
-        for name, of, sql in (
-            ("bare", "ours", BARE),
-            ("plpgsql", "ours", PLPGSQL),
-            ("plpgsql_bare", "bare", PLPGSQL),
-        ):
-            found[name] = _copy(found[of], name)
-            found[name].execute(sql)
+        found["bare"] = _copy(found["ours"], "bare")
+        found["bare"].execute(BARE)
         yield found
 
 
