@@ -35,9 +35,12 @@ demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded Post
 test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 	@$(NEWEST)/bin/$(PYTEST) $(ARGS)
 
-# What these tests are about is the server's doing, whatever SQLAlchemy's version.
-SERVER_ONLY := $(addprefix --ignore=tests/test_,attacks.py expressions.py pgbouncer.py \
-	drift_names.py moving.py mutants.py pgrls.py)
+# What some tests are about is the server's doing, whatever SQLAlchemy's version; others
+# ask no server, or the newest one in any case.
+ignore = $(patsubst %,--ignore=tests/test_%.py,$(1))
+SERVER_ONLY := $(call ignore,attacks expressions pgbouncer drift_names moving mutants \
+	pgrls migration_faults benchmarks)
+SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks)
 
 REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
@@ -45,7 +48,7 @@ REST := test-pg16 test-pg15 test-pg18-sa20
 test-all: test $(REST) ## Run the tests on PostgreSQL 15, 16, 18, SQLAlchemy 2.0, 2.1
 
 test-pg16 test-pg15: test-pg%: $(NEWEST)/package
-	@TENANTS_PG=$* $(NEWEST)/bin/$(PYTEST) $(ARGS)
+	@TENANTS_PG=$* $(NEWEST)/bin/$(PYTEST) $(SERVER_APART) $(ARGS)
 
 test-pg18-sa20: test-pg%-sa20: $(SA20)/package
 	@TENANTS_PG=$* $(SA20)/bin/$(PYTEST) $(SERVER_ONLY) $(ARGS)

@@ -83,6 +83,9 @@ class Scope:
         return statements
 
 
+_PLAIN = {str, int, UUID, type(None)}
+
+
 def tenant_scope(
     tenant: TenantId, isolation: Isolation, tenancy: Tenancy, schema: str | None
 ) -> Scope:
@@ -90,8 +93,8 @@ def tenant_scope(
 
     :raises InvalidTenant: for what cannot identify a tenant.
     """
-    # not of a subclass, which may call two tenants equal that are not
-    if type(tenant) in (str, int, UUID):
+    # plain types only: a subclass may call two tenants equal that are not
+    if {type(tenant), type(isolation), type(schema)} <= _PLAIN:
         return _known_scope(tenant, isolation, tenancy, schema)
     return _tenant_scope(tenant, isolation, tenancy, schema)
 

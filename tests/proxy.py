@@ -73,7 +73,8 @@ class Proxy:
 
     def cut(self) -> None:
         """Cut all connections, as a network failure does."""
-        for each in self._sockets:
+        # not those of a client that connects again meanwhile
+        for each in list(self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 

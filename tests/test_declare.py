@@ -384,7 +384,7 @@ def test_policies_that_postgresql_would_refuse(kw: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "p" * 64, "\u00e4" * 32])
 def test_names_of_policies(name: str) -> None:
-    with pytest.raises(ValueError, match="1 to 63 bytes"):
+    with pytest.raises(ValueError, match=r"it is empty|more than 63 bytes"):
         Policy(name, using="true")
 
 

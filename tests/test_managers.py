@@ -151,19 +151,11 @@ def test_options_of_sessions(world: World) -> None:
         assert admin.expire_on_commit is False
 
 
-@on_each_driver
-def test_options_of_sessions_do_not_change_the_scope(world: World) -> None:
-    options = {"tenant": "globex", "schema": "nowhere"}
-    manager = world.manager(session_options=options)
-    path = text("SHOW search_path")
-    with manager.new_session("acme") as session:
-        assert session.tenant == "acme"
-        assert session.scalar(text("SELECT tenancy.current_tenant()")) == "acme"
-        assert session.scalar(path) == "public, pg_temp"
-    with manager.admin_session() as admin:
-        assert admin.tenant is None
-        assert admin.scalar(text("SELECT tenancy.current_tenant()")) is None
-        assert admin.scalar(path) == "public, pg_temp"
+@pytest.mark.parametrize("name", ["tenant", "schema", "scope", "bind"])
+def test_options_of_sessions_do_not_change_the_scope(name: str) -> None:
+    engine = create_engine("postgresql+psycopg://")
+    with pytest.raises(ValueError, match=f"session_options cannot have '{name}'"):
+        PostgresManager.from_engine(engine, session_options={name: None})
 
 
 @on_each_driver
