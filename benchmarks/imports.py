@@ -45,10 +45,6 @@ CASES: dict[str, dict[str, tuple[str, str]]] = {
         PLAIN: (OURS, _SYNC),
         OURS_NAME: (OURS, f"{_SYNC}; {_MANAGER}"),
     },
-    "without, asyncio": {
-        PLAIN: (OURS, _ASYNC),
-        OURS_NAME: (OURS, f"{_ASYNC}; {_ASYNC_MANAGER}"),
-    },
     "Alembic, which loads the plugin": {
         PLAIN: ("plain", _ALEMBIC),
         OURS_NAME: (OURS, _ALEMBIC),
@@ -79,7 +75,7 @@ def run(options: Any) -> dict[str, Any]:
             },
             100 if options.full else 20,
             warmup=WARMUP,
-            seconds=60 if options.full else 10,
+            seconds=60 if options.full else 8,
         )
         cpu, memory = (
             {name: [each[index] for each in found[name][WARMUP:]] for name in packages}

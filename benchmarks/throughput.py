@@ -19,7 +19,7 @@ from servers import SUPERUSER, Server
 
 #: Milliseconds that the network adds to a round trip; transactions that are timed
 #: together; how many rounds.
-DELAYS = {0.0: (30, 40), 0.5: (20, 16), 2.0: (10, 12)}
+DELAYS = {0.0: (30, 32), 0.5: (16, 14), 2.0: (8, 12)}
 
 #: What a driver and kind of session may take on a slow machine.
 SECONDS = 9
