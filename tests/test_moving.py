@@ -75,7 +75,8 @@ def test_a_database_of_0_2(database: Database, tmp_path: Path) -> None:
     project.must("upgrade", "head")
     assert project.is_up_to_date()
     assert database.rows(
-        "SELECT array_agg(member::regrole::text ORDER BY 1) FROM pg_auth_members"
+        "SELECT array_agg(member::regrole::text ORDER BY member::regrole::text)"
+        " FROM pg_auth_members"
         " WHERE roleid = 'tenants'::regrole AND member::regrole::text ~ '^tenant_'"
     ) == [(["tenant_acme", "tenant_globex"],)]
     with database.server.connect(database.name, "app") as connection:
