@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from database import Note, PlainNote, create_roles, fill, first_id, tenants_database
 from database import tenant_name as name
-from measure import interleave, ratio, say, spread, table, times
+from measure import Aim, interleave, ratio, say, spread, table, times
 from psycopg import generators, pq
 from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -108,6 +108,26 @@ def report(results: dict[str, Any]) -> None:
     print("tenants over that of the floor.\n")
     headers = ("", "plain", "time", "floor", "CPU", "floor", "overhead", f"≤ {AIM}")
     table(headers, rows)
+
+
+def aims(results: dict[str, Any]) -> list[Aim]:
+    """The worst of all drivers, isolations and kinds of sessions."""
+    drivers = list(results["postgresql"].values())[-1]
+    found = []
+    for what, against, key in (
+        ("Python's time for a transaction", "the same statements without it", "python"),
+        ("the process's CPU time for a transaction", "plain SQLAlchemy", "cpu"),
+    ):
+        ratios = {
+            f"{case}, {driver}": result[key]["median"]
+            for driver, cases in drivers.items()
+            for case, result in cases.items()
+        }
+        worst = max(ratios, key=ratios.__getitem__)
+        text = f"{min(ratios.values()):.2f} to {ratios[worst]:.2f}; most: {worst}"
+        aim = f"at most {AIM:.2f}"
+        found.append(Aim(what, against, aim, text, ratios[worst] <= AIM))
+    return found
 
 
 def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
