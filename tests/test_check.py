@@ -176,6 +176,12 @@ FAULTS: list[tuple[str, str, str]] = [
         "function-bypasses-rls",
         "f()",
     ),
+    (
+        "CREATE ROLE robot BYPASSRLS; CREATE FUNCTION f() RETURNS int LANGUAGE sql"
+        " SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION f() OWNER TO robot",
+        "function-bypasses-rls",
+        "f()",
+    ),
     ("DROP INDEX ix_texts_tenant", "index-missing", "public.texts"),
 ]
 

@@ -438,6 +438,29 @@ def test_what_is_no_tenant_is_refused(tenant: Any, mode: Any) -> None:
     assert raised.value.tenant is tenant
 
 
+class Folded(str):
+    """A string that calls itself equal to others."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and str.lower(self) == str.lower(other)
+
+    def __hash__(self) -> int:
+        return hash(str.lower(self))
+
+
+@pytest.mark.parametrize("mode", ["role", "shared"])
+def test_tenants_that_call_themselves_equal_are_kept_apart(mode: Any) -> None:
+    """Scopes are kept for the next session, and each tenant has its own."""
+    tenants = ("acme", Folded("ACME"), "Acme", Folded("acMe"))
+    assert tenants[0] == tenants[1]
+    for tenant in (*tenants, *tenants):
+        scope = tenant_scope(tenant, mode, Tenancy(), "public")
+        name = str.__str__(tenant)
+        assert f"'{name}'" in str(scope.text) or f'_{name}"' in str(scope.text)
+
+
 @pytest.mark.parametrize("isolation", ["shared"])
 @on_each_driver
 def test_a_shared_tenant_may_be_long(world: World) -> None:

@@ -497,6 +497,23 @@ def test_an_object_of_another_tenants_session_cannot_be_merged(
 
 
 @on_each_driver
+def test_a_second_bind_that_is_refused_executes_nothing(
+    seeded: World, world: World
+) -> None:
+    """That the first one was confined says nothing of the second."""
+    autocommit = world.engine().execution_options(isolation_level="AUTOCOMMIT")
+    binds = {Note: world.engine(), Comment: autocommit}
+    with world.session("acme", None, binds=binds) as session:
+        assert bodies(session) == ACME
+        with pytest.raises(ScopeError, match="AUTOCOMMIT"):
+            session.scalars(select(Comment))
+        with pytest.raises(ScopeError, match="roll it back"):
+            session.execute(text("SELECT 1"), bind_arguments={"mapper": Comment})
+        session.rollback()
+        assert bodies(session) == ACME
+
+
+@on_each_driver
 def test_each_of_several_binds_is_confined(seeded: World, world: World) -> None:
     notes, comments = world.engine(), world.engine()
     session = world.session("acme", None, binds={Note: notes, Comment: comments})
