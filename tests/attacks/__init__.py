@@ -11,7 +11,7 @@ knows everything but what globex keeps in its rows, the :data:`SECRET`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -213,7 +213,8 @@ class Leak:
     :param by: which attackers succeed.
     :param setup: what the database holds before, as SQL of a superuser.
     :param finding: code of what ``manager.check()`` reports, before the remedy only.
-    :param since: the first major version where it succeeds.
+    :param fixed: the minor releases of PostgreSQL from which on it fails, by major
+        version.
     """
 
     name: str
@@ -223,7 +224,7 @@ class Leak:
     by: tuple[Attacker, ...] = EVERYONE
     setup: str = ""
     finding: str | None = None
-    since: int = 15
+    fixed: Mapping[int, int] = field(default_factory=dict)
 
 
 Next: TypeAlias = Callable[[World, Engine], bool]

@@ -151,6 +151,11 @@ CREATE POLICY tenant_floor ON notes AS RESTRICTIVE TO tenants
 """
 
 
+# The releases of 12 November 2026. Seen on 15.18 and 15.20, 16.14 and 18.4; the others
+# came out together with 15.20.
+_OWNERSHIP_IS_ASKED_FOR = {15: 20, 16: 16, 17: 12, 18: 6}
+
+
 def refuse_drop_owned(scene: Scene) -> None:
     scene.database.execute(_RESTORE + security.blocks("sql")[2])
 
@@ -160,20 +165,20 @@ POLICIES = [
         "`DROP OWNED BY tenants` drops every policy of that role, the floor included:"
         " all tenants lose all rows",
         drop_policies,
-        "[an event trigger](#an-event-trigger-against-drop-owned); `check()` reports"
-        " `policy-missing` afterwards",
+        "update PostgreSQL; [an event trigger](#an-event-trigger-against-drop-owned);"
+        " `check()` reports `policy-missing` afterwards",
         refuse_drop_owned,
-        since=16,
+        fixed=_OWNERSHIP_IS_ASKED_FOR,
     ),
     Leak(
         "the same, where a permissive policy for `PUBLIC` had been added by hand:"
         " the table is open",
         drop_policies,
-        "drop that policy; [an event trigger](#an-event-trigger-against-drop-owned)",
+        "the same, and drop that policy",
         refuse_drop_owned,
         setup="CREATE POLICY by_hand ON notes USING (true)",
         finding="policy-for-public",
-        since=16,
+        fixed=_OWNERSHIP_IS_ASKED_FOR,
     ),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attacks import ATTACKERS, NO_EFFECT, OWN, Attacker, Blocked, Leak, Leftover
@@ -28,7 +28,7 @@ def blocked_table(attacks: Sequence[Blocked]) -> str:
 def leak_table(leaks: Sequence[Leak]) -> str:
     rows = [
         (
-            leak.name + _since(leak.since),
+            leak.name + _fixed(leak.fixed),
             _who(leak.by),
             leak.remedy,
             f"`{leak.finding}`" if leak.finding else "",
@@ -59,6 +59,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _who(by: tuple[Attacker, ...]) -> str:
     return "all" if set(by) == set(ATTACKERS) else ", ".join(by)
+
+
+def _fixed(releases: Mapping[int, int]) -> str:
+    if not releases:
+        return ""
+    numbers = [f"{major}.{minor}" for major, minor in releases.items()]
+    return f" (before {', '.join(numbers)})"
 
 
 def _since(version: int) -> str:
