@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -74,7 +74,8 @@ class Tenancy:
     schema: str = "tenancy"
     setting: str = "tenancy.tenant"
     force: bool = True
-    tenants: Collection[TenantId] | None = None
+    # may be long, and a session's scope is looked up by the hash
+    tenants: Collection[TenantId] | None = field(default=None, hash=False)
     logins: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -204,9 +205,9 @@ class Tenancy:
     def non_defaults(self, *names: str) -> dict[str, Any]:
         """Return those of the named fields whose values are not the defaults."""
         return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name in names and getattr(self, field.name) != field.default
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name in names and getattr(self, each.name) != each.default
         }
 
     @classmethod
