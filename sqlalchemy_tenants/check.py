@@ -428,6 +428,13 @@ def _tenant_column(table: TableState, mark: Mark | None) -> str | None:
     return None
 
 
+def _reaches_tenants(role: str, tenancy: Tenancy) -> bool:
+    """Whether a tenant's session has what is granted to a role, or may have."""
+    return role in ("public", *tenancy.group_roles) or role.startswith(
+        tenancy.role_prefix
+    )
+
+
 def _check_unmarked(
     database: Catalog, marked: _Marked, tenancy: Tenancy
 ) -> Iterator[Finding]:
@@ -446,8 +453,7 @@ def _check_unmarked(
             {
                 grant.role
                 for grant in table.grants
-                if grant.role in ("public", *tenancy.group_roles)
-                or grant.role.startswith(tenancy.role_prefix)
+                if _reaches_tenants(grant.role, tenancy)
             }
         )
         column = quote_name(sorted(shared)[0])
@@ -549,10 +555,7 @@ def _check_privileges(
             (grant.privilege, grant.role)
             for grant in database.tables[key].grants
             if grant.privilege not in TENANT_PRIVILEGES
-            and (
-                grant.role in ("public", *tenancy.group_roles)
-                or grant.role.startswith(tenancy.role_prefix)
-            )
+            and _reaches_tenants(grant.role, tenancy)
         }
         for privilege, role in sorted(beyond):
             name, grantee = quote_qualified(*key), quote_grantee(role)
