@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeAlias
 from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
@@ -20,8 +22,28 @@ from .exceptions import ScopeError
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
 from .tenancy import Isolation, Tenancy, TenantId
 
+_Bind: TypeAlias = Engine | Connection
+
 # Key of Connection.info: the transaction of a session that entered a scope last.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
+
+
+def _asking(choose: Callable[..., _Bind]) -> Callable[..., _Bind]:
+    """Return a ``get_bind()`` that refuses to go on in a transaction that could not be
+    confined.
+
+    With each statement SQLAlchemy asks there for the engine, and then gives the
+    transaction a connection of it, if it has none, and runs our hook. It keeps the
+    connection where the hook fails, and where an exception out of a signal's handler,
+    as of Ctrl-C, comes before the hook's first line.
+    """
+
+    @wraps(choose)
+    def get_bind(self: ScopedSession, *args: Any, **kw: Any) -> _Bind:
+        asked = self._asked  # before choose() asks, too, through super()
+        return self._ask(choose(self, *args, **kw), asked)
+
+    return get_bind
 
 
 class ScopedSession(Session):
@@ -54,29 +76,87 @@ class ScopedSession(Session):
             self._criteria = _tenant_criteria(criteria_for, scope.tenant)
             # of this session only: a statement without it costs nothing
             event.listen(self, "do_orm_execute", _add_criteria)
-        # the transaction that is confined, and the size of its table of connections
-        self._confined: tuple[ref[SessionTransaction], int] | None = None
+        # the transaction that is confined, and its binds that are
+        self._confined: tuple[Callable[[], SessionTransaction | None], set[_Bind]]
+        self._confined = (lambda: None, set())
+        # binds that SQLAlchemy may have connected since, confined or not
+        self._asked: frozenset[_Bind] = frozenset()
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
-    def get_bind(self, *args: Any, **kw: Any) -> Engine | Connection:
-        """Refuse to go on in a transaction that could not be confined."""
+    def __init_subclass__(cls, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        # a class that chooses among engines need not call ours
+        owner = next(each for each in cls.__mro__ if "get_bind" in vars(each))
+        if owner is cls or not issubclass(owner, ScopedSession):
+            cls.get_bind = _asking(cls.get_bind)
+
+    get_bind = _asking(Session.get_bind)
+
+    def connection(
+        self,
+        bind_arguments: Mapping[str, Any] | None = None,
+        execution_options: Mapping[str, Any] | None = None,
+    ) -> Connection:
+        """Return the connection, as :meth:`sqlalchemy.orm.Session.connection` does."""
+        arguments = dict(bind_arguments or {})
+        bind = arguments.pop("bind", None)
+        if bind is None:
+            bind = self.bind_as_chosen(**arguments)
+        self._asked |= {bind}
+        return self._connect(bind, execution_options)
+
+    def _ask(self, bind: _Bind, asked: frozenset[_Bind]) -> _Bind:
+        """Return ``bind``, which SQLAlchemy may connect now.
+
+        :param asked: what had been asked for before.
+        """
         transaction = self.get_transaction()
-        if transaction is not None and _connections(transaction):
-            # Not a mark of what failed: an exception out of a signal's handler, as of
-            # Ctrl-C, may come when the transaction has its connection already, and no
-            # line of ours has run.
-            confined = self._confined
-            if (
-                confined is None
-                or confined[0]() is not transaction
-                or confined[1] != _connections(transaction)
-            ):
-                raise ScopeError(
-                    "the transaction could not be confined to its tenant; roll it back",
-                    tenant=self._scope.tenant,
-                )
-        return super().get_bind(*args, **kw)
+        if transaction is None:
+            self._asked = frozenset((bind,))
+        elif not self._is_confined(transaction, bind):
+            if bind in asked:
+                # either it was not connected, as where the pool had no connection left,
+                # or it was not confined
+                self._connect(bind)
+            else:
+                self._asked |= {bind}
+        return bind
+
+    def _connect(
+        self, bind: _Bind, execution_options: Mapping[str, Any] | None = None
+    ) -> Connection:
+        connection = super().connection({"bind": bind}, execution_options)
+        transaction = self.get_transaction()
+        if transaction is None or not self._is_confined(transaction, bind):
+            # our hook has not run, or not to its end
+            raise ScopeError(
+                "the transaction could not be confined to its tenant; roll it back",
+                tenant=self._scope.tenant,
+            )
+        return connection
+
+    def _is_confined(self, transaction: SessionTransaction, bind: _Bind) -> bool:
+        confined, binds = self._confined
+        return confined() is transaction and bind in binds
+
+    def _note_confined(
+        self, transaction: SessionTransaction, connection: Connection
+    ) -> None:
+        # the keys that SQLAlchemy finds the connection by, too
+        binds: set[_Bind] = {connection, connection.engine}
+        self._asked -= binds
+        confined, others = self._confined
+        if confined() is transaction:
+            binds |= others
+        self._confined = (ref(transaction), binds)
+
+    def bind_as_chosen(self, *args: Any, **kw: Any) -> Engine | Connection:
+        """Return what :meth:`~sqlalchemy.orm.Session.get_bind` does, for no statement:
+        it never connects."""
+        get_bind: Any = type(self).get_bind
+        bind: _Bind = get_bind.__wrapped__(self, *args, **kw)
+        return bind
 
     @property
     def scope(self) -> Scope:
@@ -203,16 +283,7 @@ def _enter(
         ):
             connection.invalidate()  # nobody knows its state
         raise
-    session._confined = (ref(transaction), _connections(transaction))
-
-
-def _connections(transaction: SessionTransaction) -> int:
-    """How many entries a transaction has in its table of connections.
-
-    Not documented. Without it, the error of the missing attribute comes before any
-    statement.
-    """
-    return len(transaction._connections)
+    session._note_confined(transaction, connection)
 
 
 def _claim(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import QueuePool, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -190,6 +190,21 @@ async def test_a_sessionmaker(
         assert await bodies(session) == {"hello"}
     with pytest.raises(TypeError):
         sessions()
+
+
+async def test_asking_for_the_engine_connects_nothing(
+    manager: PostgresManager, engine: AsyncEngine, isolation: str
+) -> None:
+    await manager.create_tenants(["acme"])
+    kw: Any = {"schema": "public", "isolation": isolation}
+    session = AsyncTenantSession(engine, tenant="acme", **kw)
+    async with session, session.begin():
+        for _ in range(3):
+            assert session.get_bind() is engine.sync_engine
+        pool = engine.sync_engine.pool
+        assert isinstance(pool, QueuePool)
+        assert pool.checkedout() == 0
+        assert await bodies(session) == set()
 
 
 def test_both_managers_offer_the_same() -> None:

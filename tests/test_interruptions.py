@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy.orm.session
-from sqlalchemy import event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 import sqlalchemy_tenants
 from resting import Watch
@@ -58,9 +59,34 @@ def is_between(file: str, function: str) -> bool:
     return file == SESSION and function == "_connection_for_bind"
 
 
+WHO = text("SELECT current_user::text")
+
+
+def connects(session: Session, engine: Engine) -> Callable[[], object]:
+    session.bind = engine
+    return session.connection
+
+
+def executes(session: Session, engine: Engine) -> Callable[[], object]:
+    session.bind = engine
+    return lambda: session.scalar(WHO)
+
+
+def connects_to_an_engine_that_it_names(
+    session: Session, engine: Engine
+) -> Callable[[], object]:
+    return lambda: session.connection({"bind": engine})
+
+
 @pytest.mark.parametrize("schema", ["public", None])
+@pytest.mark.parametrize(
+    "begins", [connects, executes, connects_to_an_engine_that_it_names]
+)
 def test_an_interrupted_session_does_not_go_on_unscoped(
-    migrated: Database, isolation: str, schema: str | None
+    migrated: Database,
+    isolation: str,
+    begins: Callable[[Session, Engine], Callable[[], object]],
+    schema: str | None,
 ) -> None:
     world = World(migrated, "psycopg", isolation)
     world.create("acme")
@@ -72,20 +98,19 @@ def test_an_interrupted_session_does_not_go_on_unscoped(
     event.listen(engine, "connect", lambda connection, _: opened.append(connection))
     watch = Watch()
     watch.add(engine, "checkin")
-    who = text("SELECT current_user::text")
     found = []
     points = 0
     while True:
-        session = world.session("acme", engine, schema=schema)
-        if not interrupted(session.connection, points):
+        session = world.session("acme", None, schema=schema)
+        if not interrupted(begins(session, engine), points):
             session.close()
             break
         with suppress(SQLAlchemyError, ScopeError):
-            found.append(session.scalar(who))
+            found.append(session.scalar(WHO, bind_arguments={"bind": engine}))
         # a session of SQLAlchemy may be out of order, and then says so
         with suppress(InvalidRequestError):
             session.close()
-            found.append(session.scalar(who))
+            found.append(session.scalar(WHO, bind_arguments={"bind": engine}))
             session.close()
         points += 1
     engine.dispose()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +84,25 @@ def test_public_names() -> None:
         assert getattr(sqlalchemy_tenants, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sqlalchemy_tenants.nothing  # type: ignore[attr-defined]
+
+
+def test_the_runtime_uses_no_private_name_of_another_package() -> None:
+    nodes = [
+        node
+        for file in Path(sqlalchemy_tenants.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+    ]
+    assert len(nodes) > 10_000
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    ours = {node.name for node in nodes if isinstance(node, definitions)}
+    used = set()
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            (ours if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            used |= {node.module or "", *(alias.name for alias in node.names)}
+    private = {name for name in used - ours if re.search(r"(^|\.)_[^_]", name)}
+    assert private == set()
 
 
 OPERATIONS = [

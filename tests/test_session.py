@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     ProgrammingError,
     SAWarning,
+    TimeoutError,
 )
 from sqlalchemy.orm import Session, aliased, selectinload, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
@@ -514,6 +515,22 @@ def test_a_second_bind_that_is_refused_executes_nothing(
 
 
 @on_each_driver
+def test_a_second_bind_that_is_refused_in_a_later_transaction(
+    seeded: World, world: World
+) -> None:
+    first, second = ({"bind": world.engine()} for _ in range(2))
+    with world.session("acme", None) as session:
+        for each in (first, second):
+            session.connection(each)
+        session.commit()
+        session.connection(first)
+        with pytest.raises(ScopeError, match="AUTOCOMMIT"):
+            session.connection(second, {"isolation_level": "AUTOCOMMIT"})
+        with pytest.raises(ScopeError, match="roll it back"):
+            session.execute(text("SELECT 1"), bind_arguments=second)
+
+
+@on_each_driver
 def test_each_of_several_binds_is_confined(seeded: World, world: World) -> None:
     notes, comments = world.engine(), world.engine()
     session = world.session("acme", None, binds={Note: notes, Comment: comments})
@@ -532,16 +549,115 @@ def test_each_of_several_binds_is_confined(seeded: World, world: World) -> None:
         assert set(found) == ACME
 
 
-@on_each_driver
-def test_get_bind_of_the_applications_own(seeded: World, world: World) -> None:
-    engine = world.engine()
+def routing(kind: str, engine: Any) -> type[TenantSession]:
+    """A class of the application's that chooses among engines."""
 
-    class Routing(TenantSession):
+    class Mixin:
         def get_bind(self, *args: Any, **kw: Any) -> Any:
             return engine
 
+    class First(Mixin, TenantSession):
+        pass
+
+    class Instead(TenantSession):
+        get_bind = Mixin.get_bind  # type: ignore[assignment]
+
+    class Later(Instead):
+        pass
+
+    class Also(TenantSession):
+        def get_bind(self, *args: Any, **kw: Any) -> Any:
+            return super().get_bind(*args, **kw, bind=engine)
+
+    kinds = {each.__name__: each for each in (First, Instead, Later, Also)}
+    return kinds[kind]
+
+
+ROUTING = pytest.mark.parametrize("kind", ["First", "Instead", "Later", "Also"])
+
+
+@ROUTING
+@on_each_driver
+def test_get_bind_of_the_applications_own(
+    seeded: World, world: World, kind: str
+) -> None:
+    engine = world.engine()
     kw: Any = {"isolation": world.isolation, "schema": "public"}
-    with Routing(tenant="acme", **kw) as session:
+    with routing(kind, engine)(tenant="acme", **kw) as session:
+        for _ in range(2):
+            with session.begin():
+                options = {"isolation_level": "SERIALIZABLE"}
+                connection = session.connection(execution_options=options)
+                assert connection.get_isolation_level() == "SERIALIZABLE"
+                assert bodies(session) == ACME
+
+
+@ROUTING
+@on_each_driver
+def test_get_bind_of_the_applications_own_does_not_go_on_unscoped(
+    seeded: World, world: World, kind: str
+) -> None:
+    engine = world.engine(isolation_level="AUTOCOMMIT")
+    kw: Any = {"isolation": world.isolation, "schema": "public"}
+    for begins in (autobegin, Session.begin):
+        with routing(kind, engine)(tenant="acme", **kw) as session:
+            begins(session)
+            with pytest.raises(ScopeError, match="AUTOCOMMIT"):
+                session.execute(text("SELECT 1"))
+            with pytest.raises(ScopeError, match="roll it back"):
+                session.execute(text("SELECT 1"))
+
+
+@on_each_driver
+def test_a_connection_of_an_engine_that_is_named_does_not_go_on_unscoped(
+    seeded: World, world: World
+) -> None:
+    named = {"bind": world.engine(isolation_level="AUTOCOMMIT")}
+    with world.session("acme", None) as session:
+        with pytest.raises(ScopeError, match="AUTOCOMMIT"):
+            session.connection(named)
+        for way in (session.connection, lambda each: session.get_bind(**each)):
+            with pytest.raises(ScopeError, match="roll it back"):
+                way(named)
+        with pytest.raises(ScopeError, match="roll it back"):
+            session.execute(text("SELECT 1"), bind_arguments=named)
+        session.rollback()
+        named["bind"] = world.engine()
+        session.connection(named)
+        session.connection(named)
+        assert set(session.scalars(select(Note.body), bind_arguments=named)) == ACME
+
+
+@on_each_driver
+def test_asking_for_the_engine_does_not_keep_options_from_the_connection(
+    seeded: World, world: World
+) -> None:
+    engine = world.engine()
+    options = {"isolation_level": "SERIALIZABLE"}
+    with world.session("acme", engine) as session:
+        for _ in range(2):
+            with session.begin():
+                assert session.get_bind() is engine
+                connection = session.connection(execution_options=options)
+                assert connection.get_isolation_level() == "SERIALIZABLE"
+                assert bodies(session) == ACME
+        with session.begin():
+            for _ in range(2):
+                assert session.get_bind() is engine
+            assert bodies(session) == ACME
+
+
+@on_each_driver
+def test_a_session_that_found_no_connection_finds_one_later(
+    seeded: World, world: World
+) -> None:
+    """Without rolling back what has not begun."""
+    engine = world.engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with world.session("acme", engine) as session, session.begin():
+        with engine.connect():
+            for _ in range(2):
+                with pytest.raises(TimeoutError):
+                    bodies(session)
         assert bodies(session) == ACME
 
 

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from sqlalchemy import MetaData
+from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .. import managers as sync
-from ..session import AdminSession, TenantSession
+from ..session import AdminSession, ScopedSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -26,7 +26,23 @@ _S = TypeVar("_S", bound=AsyncSession)
 _T = TypeVar("_T")
 
 
-class AsyncTenantSession(AsyncSession):
+class _AsyncScopedSession(AsyncSession):
+    def get_bind(self, *args: Any, **kw: Any) -> Engine | Connection:
+        """Return what :meth:`sqlalchemy.orm.Session.get_bind` does."""
+        # that of the sync session may connect, which here nobody could wait for
+        session = self.sync_session
+        assert isinstance(session, ScopedSession)
+        return session.bind_as_chosen(*args, **kw)
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        if self.in_transaction():
+            # finishes even if the task is cancelled, which close() does not
+            await super().__aexit__(*exc_info)
+        else:
+            self.sync_session.close()  # there is nothing to wait for
+
+
+class AsyncTenantSession(_AsyncScopedSession):
     """An :class:`~sqlalchemy.ext.asyncio.AsyncSession` that sees one tenant's rows.
 
     Takes the arguments of :class:`.TenantSession`; usable alone, too::
@@ -45,7 +61,7 @@ class AsyncTenantSession(AsyncSession):
         return tenant
 
 
-class AsyncAdminSession(AsyncSession):
+class AsyncAdminSession(_AsyncScopedSession):
     """An :class:`~sqlalchemy.ext.asyncio.AsyncSession` across tenants, or narrowed to
     one. Takes the arguments of :class:`.AdminSession`."""
 
@@ -273,7 +289,6 @@ class _Opening(AbstractAsyncContextManager[_S], Generic[_S]):
     async def __aexit__(self, *exc_info: Any) -> None:
         assert self._session is not None
         session, self._session = self._session, None
-        # not close(): this one finishes even if the task is cancelled
         await session.__aexit__(*exc_info)
 
 
