@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from cores import CLIENT, SERVER, on
 from measure import Aim, interleave, milliseconds, ratio, say, spread, table, times
 from peers import OURS, PEERS, Program, prepare
 
@@ -115,16 +116,12 @@ def aims(results: dict[str, Any]) -> list[Aim]:
 def _run_size(version: int, size: int, full: bool) -> dict[str, Any]:
     say(f"PostgreSQL {version}, {size:,} tables")
     with ExitStack() as stack:
-        server = stack.enter_context(Server(version))
+        with on(SERVER):
+            server = stack.enter_context(Server(version))
         with server.connect() as connection:
             connection.execute(CREATE_LOGINS)
-        programs = {
-            name: stack.enter_context(
-                Program(way.peer, "autogenerate.py", way.check, str(size))
-            )
-            for name, way in WAYS.items()
-            if size <= way.most
-        }
+        with on(CLIENT):
+            programs = _programs(size, stack)
         with ThreadPoolExecutor(2) as pool:
             created = [
                 pool.submit(_create, server, database, programs[name])
@@ -172,6 +169,16 @@ def _run_size(version: int, size: int, full: bool) -> dict[str, Any]:
                     },
                 )
     return results
+
+
+def _programs(size: int, stack: ExitStack) -> dict[str, Program]:
+    return {
+        name: stack.enter_context(
+            Program(way.peer, "autogenerate.py", way.check, str(size))
+        )
+        for name, way in WAYS.items()
+        if size <= way.most
+    }
 
 
 def _create(server: Server, database: str, program: Program) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from cores import CLIENT, on
 from measure import Aim, interleave, milliseconds, ratio, say, spread, table, times
 from peers import OURS, PEERS, environment, prepare, python
 
@@ -68,15 +69,16 @@ def run(options: Any) -> dict[str, Any]:
     for case, packages in CASES.items():
         say(case)
         found: dict[str, list[list[float]]] = {name: [] for name in packages}
-        walls = interleave(
-            {
-                name: _timed(peer, code, found[name])
-                for name, (peer, code) in packages.items()
-            },
-            100 if options.full else 20,
-            warmup=WARMUP,
-            seconds=60 if options.full else 8,
-        )
+        with on(CLIENT):
+            walls = interleave(
+                {
+                    name: _timed(peer, code, found[name])
+                    for name, (peer, code) in packages.items()
+                },
+                100 if options.full else 20,
+                warmup=WARMUP,
+                seconds=60 if options.full else 8,
+            )
         cpu, memory = (
             {name: [each[index] for each in found[name][WARMUP:]] for name in packages}
             for index in (1, 2)

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import psycopg
+from cores import CLIENT, SERVER, on
 from database import Note, PlainNote, create_roles, fill, first_id, tenants_database
 from database import tenant_name as name
 from measure import Aim, interleave, ratio, say, spread, table, times
@@ -70,16 +71,21 @@ class _AsyncpgConnection(ScopedConnection):
 
 
 def run(options: Any) -> dict[str, Any]:
-    rounds = 300 if options.full else 40
+    rounds = 300 if options.full else 60
     results: dict[str, Any] = {}
     for version in options.versions[-1:]:
-        with tenants_database(version) as database:
+        with ExitStack() as stack:
+            with on(SERVER):
+                database = stack.enter_context(tenants_database(version))
             create_roles(database, 1, TENANTS)
             fill(database, TENANTS)
             results[str(version)] = {}
             for driver in DRIVERS:
                 say(f"PostgreSQL {version}, {driver}")
-                results[str(version)][driver] = _run_driver(database, driver, rounds)
+                with on(CLIENT):
+                    results[str(version)][driver] = _run_driver(
+                        database, driver, rounds
+                    )
     return {"postgresql": results}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from cores import CLIENT, SERVER, on
 from database import create_roles, fill, first_id, tenant_name, tenants_database
 from peers import OURS, Program, ProgramError, prepare
 from sqlalchemy import make_url
@@ -114,17 +115,19 @@ def running(version: int) -> Iterator[list[Running]]:
     """All ways, on two servers, since roles belong to the server."""
     prepare(*{way.peer for way in WAYS.values() if way.peer != OURS})
     with ExitStack() as stack:
-        ours = stack.enter_context(tenants_database(version))
+        with on(SERVER):
+            ours = stack.enter_context(tenants_database(version))
+            server = stack.enter_context(Server(version))
         create_roles(ours, 1, TENANTS)
         fill(ours, TENANTS)
         ours.execute("GRANT SELECT ON plain_notes TO app")
-        server = stack.enter_context(Server(version))
         with server.connect() as connection:
             connection.execute(CREATE_LOGINS)
         found = []
         for name, way in WAYS.items():
             program = Program(way.peer, "transactions.py", *way.arguments)
-            stack.enter_context(program)
+            with on(CLIENT):
+                stack.enter_context(program)
             database = ours
             if way.own:
                 database = _prepared(server, way.peer, program)

@@ -94,7 +94,7 @@ def tenant_scope(
     :raises InvalidTenant: for what cannot identify a tenant.
     """
     # plain types only: a subclass may call two tenants equal that are not
-    if {type(tenant), type(isolation), type(schema)} <= _PLAIN:
+    if type(tenant) in _PLAIN and type(isolation) in _PLAIN and type(schema) in _PLAIN:
         return _known_scope(tenant, isolation, tenancy, schema)
     return _tenant_scope(tenant, isolation, tenancy, schema)
 

@@ -23,6 +23,10 @@ from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_erro
 from .tenancy import Isolation, Tenancy, TenantId
 
 _Bind: TypeAlias = Engine | Connection
+_BIND = (Engine, Connection)
+
+_NOTHING: tuple[Callable[[], SessionTransaction | None], frozenset[_Bind]]
+_NOTHING = (lambda: None, frozenset())
 
 # Key of Connection.info: the transaction of a session that entered a scope last.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
@@ -68,7 +72,7 @@ class ScopedSession(Session):
     ) -> None:
         if twophase:
             raise two_phase_error(scope)
-        if bind is not None and not isinstance(bind, Engine | Connection):
+        if bind is not None and not isinstance(bind, _BIND):
             raise TypeError(f"bind is an Engine or a Connection, not {bind!r}")
         super().__init__(bind, **kw)
         self._scope = scope
@@ -77,10 +81,9 @@ class ScopedSession(Session):
             # of this session only: a statement without it costs nothing
             event.listen(self, "do_orm_execute", _add_criteria)
         # the transaction that is confined, and its binds that are
-        self._confined: tuple[Callable[[], SessionTransaction | None], set[_Bind]]
-        self._confined = (lambda: None, set())
+        self._confined = _NOTHING
         # binds that SQLAlchemy may have connected since, confined or not
-        self._asked: frozenset[_Bind] = frozenset()
+        self._asked: frozenset[_Bind] = _NOTHING[1]
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
@@ -144,7 +147,7 @@ class ScopedSession(Session):
         self, transaction: SessionTransaction, connection: Connection
     ) -> None:
         # the keys that SQLAlchemy finds the connection by, too
-        binds: set[_Bind] = {connection, connection.engine}
+        binds: frozenset[_Bind] = frozenset((connection, connection.engine))
         self._asked -= binds
         confined, others = self._confined
         if confined() is transaction:

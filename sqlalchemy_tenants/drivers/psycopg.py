@@ -7,7 +7,7 @@ below it, on the connection of libpq that it wraps.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -64,7 +64,8 @@ class Psycopg(_BasePsycopg):
             return False
         query = _begin(raw, scope)
         with raw.lock:
-            results = raw.wait(_send(raw, query))
+            raw.pgconn.send_query(query)
+            results = raw.wait(execute(raw.pgconn))
         _require_success(raw, results)
         return True
 
@@ -84,7 +85,8 @@ class AsyncPsycopg(_BasePsycopg):
 
         async def send(raw: psycopg.AsyncConnection[Any]) -> list[Any]:
             async with raw.lock:
-                return await raw.wait(_send(raw, query))
+                raw.pgconn.send_query(query)
+                return await raw.wait(execute(raw.pgconn))
 
         _require_success(raw, adapter.run_async(send))
         return True
@@ -113,14 +115,6 @@ def _begin(
     text = f"{text}; {scope}"
     # ASCII is the same in every encoding that a client can have
     return text.encode("ascii" if text.isascii() else raw.info.encoding)
-
-
-def _send(
-    raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], query: bytes
-) -> Generator[Any, Any, list[Any]]:
-    raw.pgconn.send_query(query)
-    results: list[Any] = yield from execute(raw.pgconn)
-    return results
 
 
 def _require_success(
