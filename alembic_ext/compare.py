@@ -271,7 +271,8 @@ def _start(autogen_context: AutogenContext) -> list[_Run]:
             runs.append(run)
     if any(run.wanted for run in runs):
         advice.check_models(collections)
-        advice.check_views(connection, collections, runs[0].default_schema)
+        if runs[0].database.has_views:
+            advice.check_views(connection, collections, runs[0].default_schema)
     return runs
 
 

@@ -131,6 +131,7 @@ class Catalog:
     :param defaults: columns whose default calls the function.
     :param table_defaults: default privileges of tables in any schema, by the role that
         creates them.
+    :param has_views: whether there are views at all.
     :param tenants: logins that may act as a tenant, by its role, without those that
         only administer it; read on demand.
     """
@@ -145,8 +146,16 @@ class Catalog:
     roles: dict[str, RoleState]
     schemas: dict[str, SchemaState]
     table_defaults: dict[str, frozenset[Grant]]
+    has_views: bool
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
     tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _role(oid: str) -> str:
+    # a function: with each join, or view, the query takes longer to plan
+    return (
+        f"CASE WHEN {oid} = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid({oid}) END"
+    )
 
 
 # The grants of an ACL, as a JSON array of
@@ -154,11 +163,10 @@ class Catalog:
 def _grants(acl: str, owner: str, column: str = "NULL") -> str:
     return f"""
         SELECT pg_catalog.json_build_array(
-            coalesce(r.rolname, 'public'), x.privilege_type, {column}, x.is_grantable,
+            {_role("x.grantee")}, x.privilege_type, {column}, x.is_grantable,
             CASE WHEN x.grantor <> {owner}
                 THEN pg_catalog.pg_get_userbyid(x.grantor) END)
         FROM pg_catalog.aclexplode({acl}) x
-        LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
         WHERE x.grantee <> {owner}
     """
 
@@ -234,7 +242,12 @@ _DATABASE = text(
             ))
             FROM pg_catalog.pg_namespace n WHERE {_SYSTEM_SCHEMAS}
         ),
-        'table_defaults', ARRAY({_table_defaults("0")})
+        'table_defaults', ARRAY({_table_defaults("0")}),
+        'has_views', EXISTS (
+            -- those of the system have lower numbers
+            SELECT FROM pg_catalog.pg_class
+            WHERE relkind IN ('v', 'm') AND oid >= 16384
+        )
     )::text
     """
 )
@@ -243,6 +256,9 @@ _DATABASE = text(
 # What takes time is done once for all that are equal: exploding ACLs, and printing
 # expressions (50 µs each). An expression prints the same where its tree is the same and
 # the columns have the same names; with a FROM, or a whole row, it names the table, too.
+#
+# But no subquery for each policy, whatever that would save: it makes the planner expect
+# so much work that it has the query compiled (jit), which takes a second.
 _COLUMNS = """
     SELECT a.attrelid, pg_catalog.json_object_agg(a.attname,
         CASE WHEN t.typtype = 'd'
@@ -275,9 +291,8 @@ _TABLES = f"""
         FROM (SELECT DISTINCT relowner FROM pg_catalog.pg_class) AS d (owner)
     ), role_sets AS MATERIALIZED (
         SELECT d.roles, ARRAY(
-            SELECT coalesce(r.rolname, 'public')
-            FROM pg_catalog.unnest(d.roles) AS each (oid)
-            LEFT JOIN pg_catalog.pg_roles r ON r.oid = each.oid) AS names
+            SELECT {_role("each.oid")} FROM pg_catalog.unnest(d.roles) AS each (oid)
+        ) AS names
         FROM (SELECT DISTINCT polroles FROM pg_catalog.pg_policy) AS d (roles)
     ), mentioned AS MATERIALIZED (
         SELECT d.objid, pg_catalog.array_agg(a.attname ORDER BY a.attnum) AS names
@@ -295,10 +310,8 @@ _TABLES = f"""
         SELECT pg_catalog.array_agg(p.oid) AS policies
         FROM pg_catalog.pg_policy p
         LEFT JOIN mentioned m ON m.objid = p.oid
-        GROUP BY pg_catalog.md5(p.polqual::text),
-            CASE WHEN p.polwithcheck::text = p.polqual::text THEN 'the same'
-                ELSE pg_catalog.md5(p.polwithcheck::text) END,
-            m.names
+        GROUP BY pg_catalog.hashtextextended(p.polqual::text, 0),
+            pg_catalog.hashtextextended(p.polwithcheck::text, 0), m.names
     ), expressions AS MATERIALIZED (
         SELECT kinds.policies,
             pg_catalog.concat(p.polqual, p.polwithcheck)
@@ -468,6 +481,7 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
             for schema in facts["schemas"] or ()
         },
         table_defaults=_as_table_defaults(facts["table_defaults"]),
+        has_views=facts["has_views"],
     )
 
 

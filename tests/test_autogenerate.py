@@ -12,7 +12,7 @@ from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Column as C
-from sqlalchemy import Engine, MetaData, Table, event
+from sqlalchemy import Engine, MetaData, Table, event, text
 from sqlalchemy import Integer as I
 from sqlalchemy import Text as T
 
@@ -500,10 +500,11 @@ def test_statements_do_not_grow_with_the_tables(
                     operations.invoke(op)
 
         invoke(script.upgrade_ops)
-    extra = statements_of(engine, metadata, everything) - statements_of(
-        engine, metadata, plain
-    )
-    assert extra == 3
+    count = statements_of(engine, metadata, plain)
+    assert statements_of(engine, metadata, everything) - count == 2
+    with engine.begin() as connection:
+        connection.execute(text("CREATE VIEW tables AS TABLE pg_catalog.pg_class"))
+    assert statements_of(engine, metadata, everything) - count == 3
 
 
 # --- advice --------------------------------------------------------------------------
@@ -568,6 +569,17 @@ def test_advice_is_logged_once_a_table_and_can_be_silenced(
         monkeypatch.setattr(logging.getLogger(f"{LOGGER}.{kind}"), "disabled", True)
         del expected[kind]
         assert set(advice()) == set(expected)
+
+
+def test_advice_is_given_where_there_are_materialized_views_only(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = Project(tmp_path, database, ADVICE)
+    project.migrate()
+    database.execute("CREATE MATERIALIZED VIEW bad AS SELECT * FROM fine")
+    caplog.clear()
+    assert project.is_up_to_date()
+    assert f"{LOGGER}.view-bypasses-rls" in {each.name for each in caplog.records}
 
 
 # --- data in migrations, under FORCE -------------------------------------------------
