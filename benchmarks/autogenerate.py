@@ -15,10 +15,10 @@ from peers import OURS, PEERS, Program, prepare
 from servers import CREATE_LOGINS, Server
 
 #: The number of tables; rounds of ours, and of the others, which take longer.
-SIZES = {10: (30, 6), 100: (12, 2), 1000: (6, 2)}
+SIZES = {10: (24, 4), 100: (12, 2), 1000: (10, 2)}
 
 #: What the rounds of one number of tables may take on a slow machine: ours, others.
-SECONDS = (30, 20)
+SECONDS = (35, 8)
 
 #: The aims.
 AIM, MORE_STATEMENTS = 1.10, 5

@@ -150,7 +150,12 @@ def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
 
             return call
 
-        wall = interleave({each: timed(each) for each in candidates}, rounds, warmup=5)
+        wall = interleave(
+            {each: timed(each) for each in candidates},
+            rounds,
+            warmup=5,
+            seconds=rounds / 4,
+        )
         cpu = {each: samples[5:] for each, samples in cpu.items()}
     results = {}
     for kind in ("", ", one session"):

@@ -100,8 +100,8 @@ def _rls(tenant: str) -> Sequence[str]:
     ]
 
 
-#: The baseline.
-PLAIN = "WHERE by hand"
+#: The baseline, and ours with the condition that sessions add with ``criteria_for``.
+PLAIN, CONDITION = "WHERE by hand", "shared and a condition"
 
 #: By the name that the tables have.
 WAYS = {
@@ -112,10 +112,10 @@ WAYS = {
     "rls 0.3.2": Way("app", _rls, "rls"),
 }
 
-#: The condition that sessions add with ``criteria_for``, and the policy that was not
-#: chosen: it calls the function for each row, and keeps the plan of the first tenant.
+#: The second is the policy that was not chosen: it calls the function for each row, and
+#: keeps the plan of the first tenant.
 FORMS = {
-    "shared and a condition": Way("app_shared", _shared, "ours", condition=True),
+    CONDITION: Way("app_shared", _shared, "ours", condition=True),
     "bare function": Way("app_shared", _shared, "bare"),
 }
 

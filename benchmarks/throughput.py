@@ -22,7 +22,7 @@ from servers import SUPERUSER, Server
 DELAYS = {0.0: (30, 32), 0.5: (16, 14), 2.0: (8, 12)}
 
 #: What a driver and kind of session may take on a slow machine.
-SECONDS = 9
+SECONDS = 8
 
 #: How the transactions are spread over sessions.
 MODES = {"sessions": "a session for each transaction", "session": "one session"}
