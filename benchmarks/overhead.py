@@ -1,34 +1,28 @@
 """One transaction with one query by primary key, beside that of a plain Session.
 
-A third candidate is the floor: a plain Session, too, on a connection whose driver puts
-the scope behind each BEGIN by itself. It takes what the server takes for the scope, the
-role and the policies, and what waiting for it costs; the rest is this package's Python.
+A third candidate is the floor, see ``programs/same_text.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import psycopg
 from cores import CLIENT, SERVER, on
 from database import Note, PlainNote, create_roles, fill, first_id, tenants_database
 from database import tenant_name as name
 from measure import Aim, interleave, ratio, say, spread, table, times
-from psycopg import generators, pq
-from sqlalchemy import Engine, create_engine, make_url, select
+from programs.same_text import create_async_floor, create_floor, set_text, texts
+from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from servers import Database
-from sqlalchemy_tenants import Tenancy
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncPostgresManager
-from sqlalchemy_tenants.drivers.asyncpg import ScopedConnection
 from sqlalchemy_tenants.managers import PostgresManager
-from sqlalchemy_tenants.scope import tenant_scope
 
 TENANTS = 10
 #: Transactions that are timed together: the clock's resolution and, with asyncio, the
@@ -39,35 +33,6 @@ DRIVERS = ("psycopg", "psycopg-async", "asyncpg")
 
 #: The aim, for the median.
 AIM = 1.15
-
-
-class _Floor:
-    """The text that goes behind each BEGIN."""
-
-    text = ""
-
-
-def _begin(connection: Any) -> Generator[Any, Any, None]:
-    if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-        connection.pgconn.send_query(f"BEGIN; {_Floor.text}".encode())
-        yield from generators.execute(connection.pgconn)
-
-
-class _Connection(psycopg.Connection[Any]):
-    _start_query = _begin
-
-
-class _AsyncConnection(psycopg.AsyncConnection[Any]):
-    _start_query = _begin
-
-
-class _AsyncpgConnection(ScopedConnection):
-    async def execute(
-        self, query: str, *args: Any, timeout: float | None = None
-    ) -> str:
-        if query.startswith("BEGIN"):
-            query = f"BEGIN; {_Floor.text}"
-        return await super().execute(query, *args, timeout=timeout)
 
 
 def run(options: Any) -> dict[str, Any]:
@@ -176,26 +141,21 @@ def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
 _LOGINS = {"role": "app", "shared": "app_shared"}
 
 
-def _scopes(isolation: Any) -> list[str]:
-    """What the floor sends behind the BEGIN of each tenant."""
-    scopes = (
-        tenant_scope(name(number + 1), isolation, Tenancy(), "public")
-        for number in range(TENANTS)
-    )
-    return [str(scope.text) for scope in scopes]
+def _create_plain(url: str) -> Engine:
+    return create_engine(url, pool_size=1)
+
+
+def _create_async_plain(url: str) -> AsyncEngine:
+    return create_async_engine(url, pool_size=1)
 
 
 def _run_sync(
     database: Database, driver: str, runner: asyncio.Runner, stack: ExitStack
 ) -> dict[str, Callable[[], None]]:
-    def engine(login: str, **kw: Any) -> Engine:
-        engine = create_engine(database.url(login), pool_size=1, **kw)
+    def engine(login: str, create: Callable[[str], Engine] = _create_plain) -> Engine:
+        engine = create(database.url(login))
         stack.callback(engine.dispose)
         return engine
-
-    def floor_connection(login: str) -> Callable[[], Any]:
-        conninfo = _conninfo(database, login)
-        return lambda: _Connection.connect(conninfo)
 
     candidates: dict[str, Callable[[], None]] = {}
 
@@ -221,7 +181,7 @@ def _run_sync(
             schema="public",
             isolation=isolation,  # type: ignore[arg-type]
         )
-        floor = engine(login, creator=floor_connection(login))
+        floor = engine(login, create_floor)
         add(isolation, _of_manager(manager), Note)
         add(f"floor {isolation}", _of_floor(Session, floor, isolation), Note)
     return candidates
@@ -230,18 +190,12 @@ def _run_sync(
 def _run_async(
     database: Database, driver: str, runner: asyncio.Runner, stack: ExitStack
 ) -> dict[str, Callable[[], None]]:
-    def engine(login: str, **kw: Any) -> AsyncEngine:
-        url = database.url(login, driver.removesuffix("-async"))
-        engine = create_async_engine(url, pool_size=1, **kw)
+    def engine(
+        login: str, create: Callable[[str], AsyncEngine] = _create_async_plain
+    ) -> AsyncEngine:
+        engine = create(database.url(login, driver.removesuffix("-async")))
         stack.callback(lambda: runner.run(engine.dispose()))
         return engine
-
-    def floor_engine(login: str) -> AsyncEngine:
-        if driver == "asyncpg":
-            kw = {"connect_args": {"connection_class": _AsyncpgConnection}}
-            return engine(login, **kw)
-        conninfo = _conninfo(database, login)
-        return engine(login, async_creator=lambda: _AsyncConnection.connect(conninfo))
 
     candidates: dict[str, Callable[[], None]] = {}
 
@@ -267,7 +221,7 @@ def _run_async(
             schema="public",
             isolation=isolation,  # type: ignore[arg-type]
         )
-        floor = floor_engine(login)
+        floor = engine(login, create_async_floor)
         add(isolation, _of_manager(manager), Note)
         add(f"floor {isolation}", _of_floor(AsyncSession, floor, isolation), Note)
     return candidates
@@ -282,18 +236,13 @@ def _of_manager(
 def _of_floor(
     session_class: Callable[[Any], Any], engine: Any, isolation: str
 ) -> Callable[[int], Any]:
-    scopes = _scopes(isolation)
+    known = texts([name(number + 1) for number in range(TENANTS)], isolation)
 
     def open_session(number: int) -> Any:
-        _Floor.text = scopes[number]
+        set_text(known[name(number + 1)])
         return session_class(engine)
 
     return open_session
-
-
-def _conninfo(database: Database, login: str) -> str:
-    url = make_url(database.url(login))
-    return f"host={url.host} port={url.port} user={login} dbname={url.database}"
 
 
 def _read(session: Session, model: type[Any], number: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ import plot
 import psycopg
 from measure import Aim, interleave, lacking, ratio, say, spread, table, times
 from peers import ProgramError
-from ways import DRIVERS, PLAIN, WAYS, Connected, Running, running
+from ways import DRIVERS, FLOORS, PLAIN, WAYS, Connected, Running, running
 
 from proxy import Proxy
 from servers import SUPERUSER, Server
@@ -86,14 +86,20 @@ def aims(results: dict[str, Any]) -> list[Aim]:
     found = []
     for delay, result in delays.items():
         aim = AIM_FAR if float(delay) else AIM
-        ratios = {
-            f"{way}, {driver}, {MODES[mode]}": each[mode][way]["ratio"]["median"]
-            for driver, each in result["drivers"].items()
-            for mode in MODES
-            for way in ("role", "shared")
-        }
+        ratios, floors = (
+            {
+                f"{way}, {driver}, {MODES[mode]}": each[mode][way]["ratio"]["median"]
+                for driver, each in result["drivers"].items()
+                for mode in MODES
+                for way in ways
+            }
+            for ways in (FLOORS, FLOORS.values())
+        )
         worst = min(ratios, key=ratios.__getitem__)
-        text = f"{ratios[worst]:.2f} to {max(ratios.values()):.2f}; least: {worst}"
+        text = (
+            f"{_range(ratios.values())} (floor {_range(floors.values())}); "
+            f"least: {worst}"
+        )
         found.append(
             Aim(
                 f"transactions per second, {delay} ms of network delay",
@@ -117,7 +123,8 @@ def plots(results: dict[str, Any]) -> dict[str, str]:
                 (f"{delay} ms of network delay", driver): {
                     way: each["sessions"][way]["ratio"]
                     for way in WAYS
-                    if way != PLAIN and "ratio" in each["sessions"][way]
+                    if way not in (PLAIN, *FLOORS.values())
+                    and "ratio" in each["sessions"][way]
                 }
                 for delay, result in delays.items()
                 for driver, each in result["drivers"].items()
@@ -129,6 +136,10 @@ def plots(results: dict[str, Any]) -> dict[str, str]:
             ),
         )
     }
+
+
+def _range(ratios: Collection[float]) -> str:
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def _run_driver(
