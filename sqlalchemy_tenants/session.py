@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeAlias
 from weakref import ref
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NestedTransaction,
+    RootTransaction,
+    event,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
     ORMExecuteState,
@@ -25,29 +31,16 @@ from .tenancy import Isolation, Tenancy, TenantId
 _Bind: TypeAlias = Engine | Connection
 _BIND = (Engine, Connection)
 
-_NOTHING: tuple[Callable[[], SessionTransaction | None], frozenset[_Bind]]
-_NOTHING = (lambda: None, frozenset())
+# A connection's transaction and savepoint when the scope was entered.
+_Entry: TypeAlias = tuple[RootTransaction | None, NestedTransaction | None]
+_NOTHING: tuple[Callable[[], SessionTransaction | None], dict[Connection, _Entry]]
+_NOTHING = (lambda: None, {})
 
-# Key of Connection.info: the transaction of a session that entered a scope last.
-_CLAIM_KEY = "sqlalchemy_tenants.claim"
+# SQLAlchemy 2.1.7 and later tell which connections a transaction has.
+_TELLS = hasattr(SessionTransaction, "connections")
 
-
-def _asking(choose: Callable[..., _Bind]) -> Callable[..., _Bind]:
-    """Return a ``get_bind()`` that refuses to go on in a transaction that could not be
-    confined.
-
-    With each statement SQLAlchemy asks there for the engine, and then gives the
-    transaction a connection of it, if it has none, and runs our hook. It keeps the
-    connection where the hook fails, and where an exception out of a signal's handler,
-    as of Ctrl-C, comes before the hook's first line.
-    """
-
-    @wraps(choose)
-    def get_bind(self: ScopedSession, *args: Any, **kw: Any) -> _Bind:
-        asked = self._asked  # before choose() asks, too, through super()
-        return self._ask(choose(self, *args, **kw), asked)
-
-    return get_bind
+# Key of Connection.info: the transactions of sessions that entered a scope.
+_CLAIMS_KEY = "sqlalchemy_tenants.claims"
 
 
 class ScopedSession(Session):
@@ -80,10 +73,10 @@ class ScopedSession(Session):
             self._criteria = _tenant_criteria(criteria_for, scope.tenant)
             # of this session only: a statement without it costs nothing
             event.listen(self, "do_orm_execute", _add_criteria)
-        # the transaction that is confined, and its binds that are
-        self._confined = _NOTHING
-        # binds that SQLAlchemy may have connected since, confined or not
-        self._asked: frozenset[_Bind] = _NOTHING[1]
+        # the transaction that is confined, and how its connections were
+        self._entered = _NOTHING
+        # engines that older versions of SQLAlchemy may have connected since
+        self._asked: frozenset[Engine] = frozenset()
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
@@ -92,9 +85,18 @@ class ScopedSession(Session):
         # a class that chooses among engines need not call ours
         owner = next(each for each in cls.__mro__ if "get_bind" in vars(each))
         if owner is cls or not issubclass(owner, ScopedSession):
-            cls.get_bind = _asking(cls.get_bind)
+            cls.get_bind = _guarded(cls.get_bind)  # type: ignore[method-assign]
 
-    get_bind = _asking(Session.get_bind)
+    def get_bind(self, *args: Any, **kw: Any) -> _Bind:
+        """Refuse to go on in a transaction that could not be confined.
+
+        With each statement SQLAlchemy asks here for the engine, and then gives the
+        transaction a connection of it, if it has none, and runs our hook. It keeps the
+        connection where the hook fails, and where an exception out of a signal's
+        handler, as of Ctrl-C, comes before the hook's first line.
+        """
+        asked = self._asked
+        return self._guard(super().get_bind(*args, **kw), asked)
 
     def connection(
         self,
@@ -105,61 +107,71 @@ class ScopedSession(Session):
         arguments = dict(bind_arguments or {})
         bind = arguments.pop("bind", None)
         if bind is None:
-            bind = self.bind_as_chosen(**arguments)
-        self._asked |= {bind}
-        return self._connect(bind, execution_options)
+            bind = self.get_bind(**arguments)
+        else:
+            self._guard(bind, self._asked)
+        return super().connection({"bind": bind}, execution_options)
 
-    def _ask(self, bind: _Bind, asked: frozenset[_Bind]) -> _Bind:
-        """Return ``bind``, which SQLAlchemy may connect now.
+    def _guard(self, bind: _Bind, asked: frozenset[Engine]) -> _Bind:
+        """Return ``bind``, unless a connection of the transaction is not confined.
 
         :param asked: what had been asked for before.
         """
         transaction = self.get_transaction()
         if transaction is None:
-            self._asked = frozenset((bind,))
-        elif not self._is_confined(transaction, bind):
-            if bind in asked:
-                # either it was not connected, as where the pool had no connection left,
-                # or it was not confined
-                self._connect(bind)
-            else:
-                self._asked |= {bind}
+            self._asked = frozenset((bind.engine,))
+            return bind
+        if not transaction.is_active:
+            return bind  # SQLAlchemy executes nothing in it
+        entries = self._entries(transaction)
+        if _TELLS:
+            self._require_confined(transaction.connections, entries)
+            return bind
+        self._require_confined(entries, entries)
+        if not any(connection.engine is bind.engine for connection in entries):
+            if bind.engine in asked:
+                # If it was not connected, as where the pool had no connection left, it
+                # is now, and our hook has run.
+                connection = super().connection({"bind": bind})
+                self._require_confined([connection], self._entries(transaction))
+            self._asked |= {bind.engine}
         return bind
 
-    def _connect(
-        self, bind: _Bind, execution_options: Mapping[str, Any] | None = None
-    ) -> Connection:
-        connection = super().connection({"bind": bind}, execution_options)
-        transaction = self.get_transaction()
-        if transaction is None or not self._is_confined(transaction, bind):
-            # our hook has not run, or not to its end
-            raise ScopeError(
-                "the transaction could not be confined to its tenant; roll it back",
-                tenant=self._scope.tenant,
-            )
-        return connection
+    def _entries(self, transaction: SessionTransaction) -> dict[Connection, _Entry]:
+        entered, entries = self._entered
+        return entries if entered() is transaction else {}
 
-    def _is_confined(self, transaction: SessionTransaction, bind: _Bind) -> bool:
-        confined, binds = self._confined
-        return confined() is transaction and bind in binds
+    def _require_confined(
+        self, connections: Iterable[Connection], entries: dict[Connection, _Entry]
+    ) -> None:
+        for connection in connections:
+            root, savepoint = entries.get(connection, (None, None))
+            # Somebody else may have ended them: who has the same connection.
+            if (
+                root is None
+                or connection.get_transaction() is not root
+                or (savepoint is not None and not savepoint.is_active)
+            ):
+                raise ScopeError(
+                    "the transaction could not be confined to its tenant, or was ended "
+                    "past the session; roll it back",
+                    tenant=self._scope.tenant,
+                )
 
-    def _note_confined(
+    def note_entry(
         self, transaction: SessionTransaction, connection: Connection
     ) -> None:
-        # the keys that SQLAlchemy finds the connection by, too
-        binds: frozenset[_Bind] = frozenset((connection, connection.engine))
-        self._asked -= binds
-        confined, others = self._confined
-        if confined() is transaction:
-            binds |= others
-        self._confined = (ref(transaction), binds)
+        """Note that a connection of a transaction has entered the scope."""
+        entry = (connection.get_transaction(), connection.get_nested_transaction())
+        entries = {**self._entries(transaction), connection: entry}
+        self._entered = (ref(transaction), entries)
+        self._asked -= {connection.engine}
 
-    def bind_as_chosen(self, *args: Any, **kw: Any) -> Engine | Connection:
-        """Return what :meth:`~sqlalchemy.orm.Session.get_bind` does, for no statement:
-        it never connects."""
-        get_bind: Any = type(self).get_bind
-        bind: _Bind = get_bind.__wrapped__(self, *args, **kw)
-        return bind
+    def require_entry(self, connection: Connection) -> None:
+        """Refuse a savepoint on a connection that has not entered the scope."""
+        transaction = self.get_transaction()
+        entries = {} if transaction is None else self._entries(transaction)
+        self._require_confined([connection], entries)
 
     @property
     def scope(self) -> Scope:
@@ -237,6 +249,17 @@ class AdminSession(ScopedSession):
         return self._tenant
 
 
+def _guarded(choose: Callable[..., _Bind]) -> Callable[..., _Bind]:
+    """Return a ``get_bind()`` that refuses what :meth:`ScopedSession.get_bind` does."""
+
+    @wraps(choose)
+    def get_bind(self: ScopedSession, *args: Any, **kw: Any) -> _Bind:
+        asked = self._asked  # before choose() asks, too, through super()
+        return self._guard(choose(self, *args, **kw), asked)
+
+    return get_bind
+
+
 def _tenant_criteria(model: type[Any], tenant: TenantId) -> ExecutableOption:
     # not hasattr(), which would evaluate what a mixin declares for its subclasses
     if not any(
@@ -272,6 +295,7 @@ def _enter(
 ) -> None:
     # a savepoint inherits the scope, and rolling it back restores the scope
     if transaction.nested:
+        session.require_entry(connection)
         return
     try:
         _claim(session, transaction, connection)
@@ -286,7 +310,7 @@ def _enter(
         ):
             connection.invalidate()  # nobody knows its state
         raise
-    session._note_confined(transaction, connection)
+    session.note_entry(transaction, connection)
 
 
 def _claim(
@@ -297,22 +321,23 @@ def _claim(
 
     Possible where the application gives the same connection to both.
     """
-    info = connection.info
-    claim: ref[SessionTransaction] | None = info.get(_CLAIM_KEY)
-    claimed = None if claim is None else claim()
-    if claimed is not None:
-        other = claimed.session
-        assert isinstance(other, ScopedSession)
+    living = []
+    claims: list[ref[SessionTransaction]] = connection.info.get(_CLAIMS_KEY, [])
+    for claim in claims:
+        claimed = claim()
+        other = None if claimed is None else claimed.session
         if (
-            other is not session
-            and other.scope != session.scope
+            isinstance(other, ScopedSession)
+            and other is not session
             and other.get_transaction() is claimed
             and other.in_transaction()
         ):
-            raise ScopeError(
-                f"the connection is in use by a session of tenant "
-                f"{other.scope.tenant!r}, whose transaction has not ended; end it "
-                f"first, or give each session a connection of its own",
-                tenant=session.scope.tenant,
-            )
-    info[_CLAIM_KEY] = ref(transaction)
+            if other.scope != session.scope:
+                raise ScopeError(
+                    f"the connection is in use by a session of tenant "
+                    f"{other.scope.tenant!r}, whose transaction has not ended; end it "
+                    f"first, or give each session a connection of its own",
+                    tenant=session.scope.tenant,
+                )
+            living.append(claim)
+    connection.info[_CLAIMS_KEY] = [*living, ref(transaction)]

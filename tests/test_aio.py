@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import QueuePool, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -192,19 +192,32 @@ async def test_a_sessionmaker(
         sessions()
 
 
-async def test_asking_for_the_engine_connects_nothing(
+async def test_a_close_of_the_applications_own_is_called(
     manager: PostgresManager, engine: AsyncEngine, isolation: str
 ) -> None:
     await manager.create_tenants(["acme"])
-    kw: Any = {"schema": "public", "isolation": isolation}
-    session = AsyncTenantSession(engine, tenant="acme", **kw)
-    async with session, session.begin():
-        for _ in range(3):
-            assert session.get_bind() is engine.sync_engine
-        pool = engine.sync_engine.pool
-        assert isinstance(pool, QueuePool)
-        assert pool.checkedout() == 0
+    closed = []
+
+    class Closing(AsyncTenantSession):
+        async def close(self) -> None:
+            closed.append(self)
+            await super().close()
+
+    class SyncClosing(TenantSession):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    kw: Any = {"tenant": "acme", "schema": "public", "isolation": isolation}
+    async with Closing(engine, **kw) as session:
         assert await bodies(session) == set()
+        await session.commit()
+    assert closed == [session]
+    async with AsyncTenantSession(
+        engine, sync_session_class=SyncClosing, **kw
+    ) as session:
+        pass
+    assert closed[1:] == [session.sync_session]
 
 
 def test_both_managers_offer_the_same() -> None:

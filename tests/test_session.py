@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -22,11 +23,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     DBAPIError,
+    InvalidRequestError,
     ProgrammingError,
     SAWarning,
     TimeoutError,
 )
-from sqlalchemy.orm import Session, aliased, selectinload, sessionmaker
+from sqlalchemy.orm import (
+    Session,
+    SessionTransaction,
+    aliased,
+    selectinload,
+    sessionmaker,
+)
 from sqlalchemy.orm.exc import StaleDataError
 
 from servers import Database
@@ -366,10 +374,12 @@ def test_committing_its_connection_by_hand_ends_in_an_error(
     with world.session("acme", world.engine()) as session:
         connection = session.connection()
         connection.commit()
-        with pytest.raises(ProgrammingError, match="permission denied"):
-            connection.execute(select(Note))
-        with pytest.raises(DBAPIError):
-            session.execute(select(Note))
+        for _ in range(2):
+            with pytest.raises(ScopeError, match="ended past the session"):
+                session.execute(select(Note))
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                connection.execute(select(Note))
+            connection.rollback()
         with pytest.warns(SAWarning, match="deassociated"):
             session.rollback()
         assert bodies(session) == ACME
@@ -628,23 +638,144 @@ def test_a_connection_of_an_engine_that_is_named_does_not_go_on_unscoped(
         assert set(session.scalars(select(Note.body), bind_arguments=named)) == ACME
 
 
+#: Older versions tell nobody, and a session that is asked twice connects to see.
+TELLS = pytest.mark.skipif(
+    not hasattr(SessionTransaction, "connections"),
+    reason="SQLAlchemy tells from 2.1.7 on which connections a transaction has",
+)
+
+
+@TELLS
 @on_each_driver
-def test_asking_for_the_engine_does_not_keep_options_from_the_connection(
-    seeded: World, world: World
-) -> None:
+def test_asking_for_the_engine_changes_nothing(seeded: World, world: World) -> None:
     engine = world.engine()
     options = {"isolation_level": "SERIALIZABLE"}
     with world.session("acme", engine) as session:
         for _ in range(2):
             with session.begin():
-                assert session.get_bind() is engine
+                for _ in range(3):
+                    assert session.get_bind() is engine
+                assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
                 connection = session.connection(execution_options=options)
                 assert connection.get_isolation_level() == "SERIALIZABLE"
                 assert bodies(session) == ACME
-        with session.begin():
-            for _ in range(2):
-                assert session.get_bind() is engine
+
+
+@TELLS
+@on_each_driver
+def test_listeners_ask_for_the_engine(seeded: World, world: World) -> None:
+    names = (
+        "after_transaction_create",
+        "after_begin",
+        "before_flush",
+        "before_commit",
+        "after_commit",
+        "after_rollback",
+        "after_soft_rollback",
+        "after_transaction_end",
+    )
+    engine = world.engine()
+    for used, name in product((True, False), names):
+        with world.session("acme", engine) as session:
+            asked = []
+
+            def ask(*_: object, session: Any = session, asked: Any = asked) -> None:
+                asked.append(session.get_bind())
+
+            event.listen(session, name, ask)
+            for end in (session.commit, session.rollback) * 2:
+                session.begin()
+                if used:
+                    session.add(Note(body="mine"))
+                    session.flush()
+                end()
+            assert set(asked) == {engine} if used else set(asked) <= {engine}
+
+
+@on_each_driver
+@pytest.mark.parametrize("first", ["connection", "engine"])
+def test_a_connection_is_the_same_by_its_engine(
+    seeded: World, world: World, first: str
+) -> None:
+    """By either SQLAlchemy finds the connection of a transaction that was refused."""
+    engine = world.engine(isolation_level="AUTOCOMMIT", pool_size=2)
+    with engine.connect() as connection:
+        binds = [{"bind": connection}, {"bind": connection.engine}]
+        if first == "engine":
+            binds.reverse()
+        with world.session("acme", None) as session:
+            with pytest.raises(ScopeError, match="AUTOCOMMIT"):
+                session.execute(text("SELECT 1"), bind_arguments=binds[0])
+            for each in binds:
+                # or SQLAlchemy refuses two connections of one engine
+                with pytest.raises((ScopeError, InvalidRequestError)):
+                    session.execute(text("SELECT 1"), bind_arguments=each)
+
+
+@on_each_driver
+def test_a_savepoint_of_a_transaction_that_was_refused(
+    seeded: World, world: World
+) -> None:
+    """No listener of the application's is called in it."""
+    engine = world.engine(isolation_level="AUTOCOMMIT")
+    heard = []
+    with world.session("acme", engine) as session:
+        event.listen(session, "after_begin", lambda *arguments: heard.append(arguments))
+        session.begin_nested()
+        for _ in range(2):
+            with pytest.raises((ScopeError, DBAPIError)):
+                session.execute(text("SELECT 1"))
+    assert heard == []
+
+
+@on_each_driver
+def test_a_transaction_that_another_session_ended(seeded: World, world: World) -> None:
+    with world.engine().connect() as connection:
+        first, second = (world.session("acme", connection) for _ in range(2))
+        other = world.session("globex", connection)
+        assert bodies(first) == bodies(second) == ACME
+        second.rollback()
+        for _ in range(2):
+            with pytest.raises(ScopeError, match="ended past the session"):
+                bodies(first)
+            with suppress(ScopeError):
+                assert bodies(other) == GLOBEX
+        with pytest.warns(SAWarning, match="deassociated"):
+            first.rollback()
+        other.rollback()
+        assert bodies(first) == ACME
+
+
+@on_each_driver
+def test_that_an_earlier_transaction_was_confined_says_nothing(
+    seeded: World, world: World
+) -> None:
+    """Both are in the same one of the connection's."""
+    mode: Any = {"join_transaction_mode": "rollback_only"}
+    with world.engine().connect() as connection, connection.begin():
+        session = world.session("acme", connection, **mode)
+        other = world.session("globex", connection, **mode)
+        assert bodies(session) == ACME
+        session.commit()
+        assert bodies(other) == GLOBEX
+        for message in ("in use by a session", "roll it back"):
+            with pytest.raises(ScopeError, match=message):
+                bodies(session)
+        assert bodies(other) == GLOBEX
+
+
+@on_each_driver
+def test_a_savepoint_that_was_rolled_back_below_a_session(
+    seeded: World, world: World
+) -> None:
+    with world.engine().connect() as connection, connection.begin():
+        savepoint = connection.begin_nested()
+        mode: Any = {"join_transaction_mode": "rollback_only"}
+        with world.session("acme", connection, **mode) as session:
             assert bodies(session) == ACME
+            savepoint.rollback()
+            with pytest.raises(ScopeError, match="ended past the session"):
+                bodies(session)
 
 
 @on_each_driver
@@ -764,6 +895,19 @@ def test_two_sessions_on_one_connection_cannot_have_two_tenants(
             first = world.session("acme", connection)
             assert bodies(first) == ACME
         first.close()
+
+
+@on_each_driver
+def test_each_of_several_sessions_on_one_connection_has_its_claim(
+    seeded: World, world: World
+) -> None:
+    with world.engine().connect() as connection, connection.begin():
+        first, second = (world.session("acme", connection) for _ in range(2))
+        assert bodies(first) == bodies(second) == ACME
+        second.commit()
+        with pytest.raises(ScopeError, match="in use by a session of tenant 'acme'"):
+            bodies(world.session("globex", connection))
+        assert bodies(first) == ACME
 
 
 @on_each_driver

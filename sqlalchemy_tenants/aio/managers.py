@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .. import managers as sync
-from ..session import AdminSession, ScopedSession, TenantSession
+from ..session import AdminSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -27,15 +27,9 @@ _T = TypeVar("_T")
 
 
 class _AsyncScopedSession(AsyncSession):
-    def get_bind(self, *args: Any, **kw: Any) -> Engine | Connection:
-        """Return what :meth:`sqlalchemy.orm.Session.get_bind` does."""
-        # that of the sync session may connect, which here nobody could wait for
-        session = self.sync_session
-        assert isinstance(session, ScopedSession)
-        return session.bind_as_chosen(*args, **kw)
-
     async def __aexit__(self, *exc_info: Any) -> None:
-        if self.in_transaction():
+        own_close = (type(self).close, type(self.sync_session).close)
+        if self.in_transaction() or own_close != (AsyncSession.close, Session.close):
             # finishes even if the task is cancelled, which close() does not
             await super().__aexit__(*exc_info)
         else:
