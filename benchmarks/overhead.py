@@ -6,6 +6,7 @@ A third candidate is the floor, see ``programs/same_text.py``.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -115,6 +116,9 @@ def _run_driver(database: Database, driver: str, rounds: int) -> dict[str, Any]:
 
             return call
 
+        # not what the benchmarks before have left
+        gc.collect()
+        gc.freeze()
         wall = interleave(
             {each: timed(each) for each in candidates},
             rounds,

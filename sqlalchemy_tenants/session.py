@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeAlias
 from weakref import ref
@@ -32,7 +32,7 @@ _Bind: TypeAlias = Engine | Connection
 _BIND = (Engine, Connection)
 
 # A connection's transaction and savepoint when the scope was entered.
-_Entry: TypeAlias = tuple[RootTransaction | None, NestedTransaction | None]
+_Entry: TypeAlias = tuple[RootTransaction, NestedTransaction | None]
 _NOTHING: tuple[Callable[[], SessionTransaction | None], dict[Connection, _Entry]]
 _NOTHING = (lambda: None, {})
 
@@ -100,78 +100,79 @@ class ScopedSession(Session):
 
     def connection(
         self,
-        bind_arguments: Mapping[str, Any] | None = None,
+        bind_arguments: dict[str, Any] | None = None,
         execution_options: Mapping[str, Any] | None = None,
     ) -> Connection:
         """Return the connection, as :meth:`sqlalchemy.orm.Session.connection` does."""
-        arguments = dict(bind_arguments or {})
-        bind = arguments.pop("bind", None)
-        if bind is None:
-            bind = self.get_bind(**arguments)
-        else:
+        bind = None if bind_arguments is None else bind_arguments.get("bind")
+        if bind is not None:  # then SQLAlchemy asks no get_bind()
             self._guard(bind, self._asked)
-        return super().connection({"bind": bind}, execution_options)
+        return super().connection(bind_arguments, execution_options)
 
     def _guard(self, bind: _Bind, asked: frozenset[Engine]) -> _Bind:
-        """Return ``bind``, unless a connection of the transaction is not confined.
+        """Return ``bind``, unless the transaction has a connection of it that is not
+        confined.
 
         :param asked: what had been asked for before.
         """
         transaction = self.get_transaction()
         if transaction is None:
-            self._asked = frozenset((bind.engine,))
+            if not _TELLS:
+                self._asked = frozenset((bind.engine,))
             return bind
         if not transaction.is_active:
             return bind  # SQLAlchemy executes nothing in it
-        entries = self._entries(transaction)
+        # a transaction has one connection of an engine, whichever of the two is asked
+        engine = bind.engine
+        for connection, entry in self._entries(transaction).items():
+            if connection.engine is engine:
+                self._require_entry(connection, entry)
+                return bind
         if _TELLS:
-            self._require_confined(transaction.connections, entries)
-            return bind
-        self._require_confined(entries, entries)
-        if not any(connection.engine is bind.engine for connection in entries):
-            if bind.engine in asked:
-                # If it was not connected, as where the pool had no connection left, it
-                # is now, and our hook has run.
-                connection = super().connection({"bind": bind})
-                self._require_confined([connection], self._entries(transaction))
-            self._asked |= {bind.engine}
+            for connection in transaction.connections:
+                if connection.engine is engine:
+                    self._require_entry(connection, None)
+        elif engine in asked:
+            # If it was not connected, as where the pool had no connection left, it is
+            # now, and our hook has run.
+            self.require_entry(super().connection({"bind": bind}))
+        else:
+            self._asked |= {engine}
         return bind
 
     def _entries(self, transaction: SessionTransaction) -> dict[Connection, _Entry]:
         entered, entries = self._entered
         return entries if entered() is transaction else {}
 
-    def _require_confined(
-        self, connections: Iterable[Connection], entries: dict[Connection, _Entry]
-    ) -> None:
-        for connection in connections:
-            root, savepoint = entries.get(connection, (None, None))
-            # Somebody else may have ended them: who has the same connection.
-            if (
-                root is None
-                or connection.get_transaction() is not root
-                or (savepoint is not None and not savepoint.is_active)
-            ):
-                raise ScopeError(
-                    "the transaction could not be confined to its tenant, or was ended "
-                    "past the session; roll it back",
-                    tenant=self._scope.tenant,
-                )
+    def _require_entry(self, connection: Connection, entry: _Entry | None) -> None:
+        # Who has the same connection may have ended its transaction.
+        if entry is not None and connection.get_transaction() is entry[0]:
+            savepoint = entry[1]
+            if savepoint is None or savepoint.is_active:
+                return
+        raise ScopeError(
+            "the transaction could not be confined to its tenant, or was ended past "
+            "the session; roll it back",
+            tenant=self._scope.tenant,
+        )
 
     def note_entry(
         self, transaction: SessionTransaction, connection: Connection
     ) -> None:
         """Note that a connection of a transaction has entered the scope."""
-        entry = (connection.get_transaction(), connection.get_nested_transaction())
+        root = connection.get_transaction()
+        assert root is not None
+        entry = (root, connection.get_nested_transaction())
         entries = {**self._entries(transaction), connection: entry}
         self._entered = (ref(transaction), entries)
-        self._asked -= {connection.engine}
+        if not _TELLS:
+            self._asked -= {connection.engine}
 
     def require_entry(self, connection: Connection) -> None:
-        """Refuse a savepoint on a connection that has not entered the scope."""
+        """Refuse a connection that has not entered the scope."""
         transaction = self.get_transaction()
         entries = {} if transaction is None else self._entries(transaction)
-        self._require_confined([connection], entries)
+        self._require_entry(connection, entries.get(connection))
 
     @property
     def scope(self) -> Scope:

@@ -531,11 +531,11 @@ def test_a_second_bind_that_is_refused_in_a_later_transaction(
     first, second = ({"bind": world.engine()} for _ in range(2))
     with world.session("acme", None) as session:
         for each in (first, second):
-            session.connection(each)
+            session.connection({**each})
         session.commit()
-        session.connection(first)
+        session.connection({**first})
         with pytest.raises(ScopeError, match="AUTOCOMMIT"):
-            session.connection(second, {"isolation_level": "AUTOCOMMIT"})
+            session.connection({**second}, {"isolation_level": "AUTOCOMMIT"})
         with pytest.raises(ScopeError, match="roll it back"):
             session.execute(text("SELECT 1"), bind_arguments=second)
 
@@ -622,19 +622,20 @@ def test_get_bind_of_the_applications_own_does_not_go_on_unscoped(
 def test_a_connection_of_an_engine_that_is_named_does_not_go_on_unscoped(
     seeded: World, world: World
 ) -> None:
+    # a copy each time: SQLAlchemy takes the engine out
     named = {"bind": world.engine(isolation_level="AUTOCOMMIT")}
     with world.session("acme", None) as session:
         with pytest.raises(ScopeError, match="AUTOCOMMIT"):
-            session.connection(named)
+            session.connection({**named})
         for way in (session.connection, lambda each: session.get_bind(**each)):
             with pytest.raises(ScopeError, match="roll it back"):
-                way(named)
+                way({**named})
         with pytest.raises(ScopeError, match="roll it back"):
             session.execute(text("SELECT 1"), bind_arguments=named)
         session.rollback()
         named["bind"] = world.engine()
-        session.connection(named)
-        session.connection(named)
+        session.connection({**named})
+        session.connection({**named})
         assert set(session.scalars(select(Note.body), bind_arguments=named)) == ACME
 
 
