@@ -16,7 +16,7 @@ from cores import CLIENT, SERVER, on
 from database import Note, PlainNote, create_roles, fill, first_id, tenants_database
 from database import tenant_name as name
 from measure import Aim, interleave, ratio, say, spread, table, times
-from programs.same_text import create_async_floor, create_floor, set_text, texts
+from programs.same_text import create_async_floor, create_floor, set_text, text_of
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -240,10 +240,8 @@ def _of_manager(
 def _of_floor(
     session_class: Callable[[Any], Any], engine: Any, isolation: str
 ) -> Callable[[int], Any]:
-    known = texts([name(number + 1) for number in range(TENANTS)], isolation)
-
     def open_session(number: int) -> Any:
-        set_text(known[name(number + 1)])
+        set_text(text_of(name(number + 1), isolation))
         return session_class(engine)
 
     return open_session

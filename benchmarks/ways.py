@@ -37,22 +37,22 @@ class Way:
     own: bool = False
 
 
-#: By the name that the tables have. The floor sends what ours sends, without sessions
-#: of tenants: what it takes is the server's. The login of the earlier package is the
-#: one that creates its tenants, since a manager has one engine.
+#: The floors of ours: they send the same, without sessions of tenants, and what they
+#: take is the server's.
+FLOORS = {"role": "floor of role", "shared": "floor of shared"}
+
+#: By the name that the tables have. The login of the earlier package is the one that
+#: creates its tenants, since a manager has one engine.
 WAYS = {
     PLAIN: Way("plain", ("plain",), "app"),
     "role": Way(OURS, ("ours", "role"), "app"),
     "shared": Way(OURS, ("ours", "shared"), "app_shared"),
-    "floor of role": Way(OURS, ("floor", "role"), "app"),
-    "floor of shared": Way(OURS, ("floor", "shared"), "app_shared"),
+    FLOORS["role"]: Way(OURS, ("floor", "role"), "app"),
+    FLOORS["shared"]: Way(OURS, ("floor", "shared"), "app_shared"),
     "SET LOCAL by hand": Way("plain", ("set_local",), "app"),
     "sqlalchemy-tenants 0.2.0": Way("earlier", ("earlier",), "owner", own=True),
     "rls 0.3.2": Way("rls", ("rls_session",), "app", own=True),
 }
-
-#: The floor of what ours does.
-FLOORS = {way: f"floor of {way}" for way in ("role", "shared")}
 
 
 class Running:

@@ -7,13 +7,7 @@ from functools import wraps
 from typing import Any, TypeAlias
 from weakref import ref
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    NestedTransaction,
-    RootTransaction,
-    event,
-)
+from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
     ORMExecuteState,

@@ -7,6 +7,7 @@ waiting for it costs. What sessions of tenants take beyond that is Python.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -25,12 +26,10 @@ class _Scope:
     text = ""
 
 
-def texts(tenants: list[str], isolation: Any) -> dict[str, str]:
-    """Return what confines a transaction, by tenant."""
-    return {
-        tenant: str(tenant_scope(tenant, isolation, Tenancy(), "public").text)
-        for tenant in tenants
-    }
+@cache
+def text_of(tenant: str, isolation: Any) -> str:
+    """Return what confines a transaction to a tenant."""
+    return str(tenant_scope(tenant, isolation, Tenancy(), "public").text)
 
 
 def set_text(text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from notes import Note
-from same_text import create_async_floor, create_floor, set_text, texts
+from same_text import create_async_floor, create_floor, set_text, text_of
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
@@ -25,12 +25,8 @@ def async_sessions(engine: AsyncEngine, isolation: str) -> Callable[[str], Any]:
 def _sessions(
     session_class: Callable[[Any], Any], engine: Any, isolation: str
 ) -> Callable[[str], Any]:
-    known: dict[str, str] = {}
-
     def open_session(tenant: str) -> Any:
-        if tenant not in known:
-            known.update(texts([tenant], isolation))
-        set_text(known[tenant])
+        set_text(text_of(tenant, isolation))
         return session_class(engine)
 
     return open_session
