@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import product
@@ -163,7 +163,8 @@ class Ledger:
     def tolerate(self, error: BaseException, tenant: str | None) -> None:
         """Count an error that may happen, and take down any other."""
         found = sqlstate(error)
-        if isinstance(error, TimeoutError):
+        # wrapped, where a Core connection that was lost asks for another one
+        if isinstance(getattr(error, "orig", error), TimeoutError):
             self.count("pool timeouts")
         elif found in FAULTS:
             self.count(f"errors {found}")
@@ -200,6 +201,14 @@ class Visit:
             try:
                 self.transact()
             except Exception as error:
+                cancelled = error.__context__
+                if isinstance(error, AssertionError) and isinstance(
+                    cancelled, asyncio.CancelledError
+                ):
+                    # psycopg 3.3.9 raises this instead where executemany() is cancelled
+                    # while it enters pipeline mode, and the connection stays in it
+                    self.handle.invalidate()
+                    raise cancelled from None
                 self.ledger.tolerate(error, self.tenant)
                 if isinstance(self.handle, Connection) and self.handle.closed:
                     return
@@ -421,26 +430,32 @@ class Injector:
         cancel = self.cancel
         self.at("on_request", self.word(), lambda data: cancel())
 
+    @contextmanager
+    def locked(self, table: str) -> Iterator[Counter[str]]:
+        """Lock a table against everybody; yields the counts as they are then."""
+        with self.database.server.connect(self.database.name) as connection:
+            # all others give up their locks sooner or later
+            connection.execute("SET lock_timeout = 0")
+            before = Counter(self.ledger.counts)
+            connection.execute(f"BEGIN; LOCK TABLE {table}")
+            yield before
+            connection.execute("ROLLBACK")
+
     def lock_rows(self) -> None:
         """Until statements run into their timeouts, and others into that of the pool,
         whose connections wait."""
-        with self.database.server.connect(self.database.name) as connection:
-            before = Counter(self.ledger.counts)
-            connection.execute("BEGIN; LOCK TABLE notes")
+        with self.locked("notes") as before:
             self.ledger.wait_for(
                 lambda counts: all(
                     counts[each] > before[each]
                     for each in ("errors 55P03", "pool timeouts")
                 )
             )
-            connection.execute("ROLLBACK")
 
     def lock_roles(self) -> None:
         """Until SET ROLE, which looks up a role, has run into a timeout, or nobody
         had to look up any."""
-        with self.database.server.connect(self.database.name) as connection:
-            before = Counter(self.ledger.counts)
-            connection.execute("BEGIN; LOCK TABLE pg_catalog.pg_authid")
+        with self.locked("pg_catalog.pg_authid") as before:
             self.ledger.wait_for(
                 lambda counts: (
                     counts["errors 55P03"] > before["errors 55P03"]
@@ -448,7 +463,6 @@ class Injector:
                     or counts["commits"] > before["commits"] + 10
                 )
             )
-            connection.execute("ROLLBACK")
 
     def tenants(self) -> None:
         """Delete and create tenants under everybody's feet."""
