@@ -163,8 +163,6 @@ def with_rls(
     _set_mark(table, mark)
     if index and not _has_index(table, column):
         Index(None, column)
-    if not isinstance(model_or_table, Table):
-        _require_marks_of_joined_subclasses(model_or_table)
     return model_or_table
 
 
@@ -382,18 +380,23 @@ def _has_index(table: Table, column: Column[Any]) -> bool:
     return any(columns and columns[0] is column for columns in led)
 
 
-def _require_marks_of_joined_subclasses(model: type[Any]) -> None:
-    """Refuse a subclass whose own table was forgotten, once its mapper is configured.
+# One for all mappers: a listener for each model would be 22 objects more for Python's
+# garbage collector.
+@event.listens_for(Mapper, "mapper_configured")
+def _require_mark(mapper: Mapper[Any], class_: type[Any]) -> None:
+    """Refuse a class whose own table was forgotten, where that which it inherits from
+    belongs to tenants.
 
     Such a table has neither policies nor privileges: no tenant session could use it.
     """
-
-    @event.listens_for(model, "mapper_configured", propagate=True)
-    def configured(mapper: Mapper[Any], class_: type[Any]) -> None:
-        table = mapper.local_table
-        if isinstance(table, Table) and mark_of(table) is None:
+    table = mapper.local_table
+    if mapper.inherits is None or not isinstance(table, Table) or mark_of(table):
+        return
+    for each in mapper.inherits.iterate_to_root():
+        inherited = each.local_table
+        if isinstance(inherited, Table) and isinstance(mark_of(inherited), TenantTable):
             raise TypeError(
-                f"{class_.__name__} inherits from {model.__name__}, whose rows belong "
-                f"to tenants, but its own table {table.fullname!r} has no mark; "
+                f"{class_.__name__} inherits from {each.class_.__name__}, whose rows "
+                f"belong to tenants, but its own table {table.fullname!r} has no mark; "
                 f"declare a tenant column on {class_.__name__} and put @with_rls on it"
             )

@@ -223,8 +223,7 @@ def test_single_table_inheritance_shares_the_mark(base: Any) -> None:
     assert index_columns(Person.__table__) == [["tenant"]]
 
 
-def joined_child(base: Any, *, tenant: bool) -> type[Any]:
-    @with_rls
+def joined_child(base: Any, *, tenant: bool, mark: Any = with_rls) -> type[Any]:
     class Person(base):
         __tablename__ = "people"
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -232,6 +231,7 @@ def joined_child(base: Any, *, tenant: bool) -> type[Any]:
         tenant: Mapped[str]
         __mapper_args__: ClassVar = {"polymorphic_on": "kind"}
 
+    mark(Person)
     attributes: dict[str, Any] = {
         "__tablename__": "managers",
         "__mapper_args__": {"polymorphic_identity": "manager"},
@@ -252,11 +252,30 @@ def test_a_joined_child_without_tenant_column_is_refused(base: Any) -> None:
     base.registry.dispose()
 
 
-def test_a_joined_child_that_was_forgotten_is_refused(base: Any) -> None:
-    joined_child(base, tenant=False)
+@pytest.mark.parametrize("mark", [with_rls, lambda model: with_rls(model.__table__)])
+def test_a_joined_child_that_was_forgotten_is_refused(base: Any, mark: Any) -> None:
+    joined_child(base, tenant=False, mark=mark)
     with pytest.raises(TypeError, match=r"its own table 'managers' has no mark"):
         base.registry.configure()
     base.registry.dispose()
+
+
+def test_a_forgotten_heir_is_refused_past_a_table_that_is_shared(base: Any) -> None:
+    child = shared_table(joined_child(base, tenant=False))
+    attributes = {
+        "__tablename__": "leads",
+        "__mapper_args__": {"polymorphic_identity": "lead"},
+        "id": mapped_column(ForeignKey("managers.id"), primary_key=True),
+    }
+    type("Lead", (child,), attributes)
+    with pytest.raises(TypeError, match=r"Lead inherits from Person, .* 'leads' has"):
+        base.registry.configure()
+    base.registry.dispose()
+
+
+def test_a_joined_child_of_a_shared_table_needs_no_mark(base: Any) -> None:
+    joined_child(base, tenant=False, mark=shared_table)
+    base.registry.configure()
 
 
 @pytest.mark.filterwarnings("ignore:Implicitly combining column")
