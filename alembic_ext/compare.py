@@ -110,7 +110,6 @@ class _Run:
     :param owners: owners of tables of tenants who are subject to the policies.
     :param removed: tables that cease to be ours in this run.
     :param changes: policies that mention other tables.
-    :param defaults_left: columns that stay, and whose default calls our function.
     :param settled: what was compared and found equal; of 1,000 tables most are alike.
     :param policies: the policies of each mark.
     :param closing: revokes that precede all tables; while a restrictive policy is
@@ -129,7 +128,6 @@ class _Run:
     owners: set[str] = field(default_factory=set)
     removed: set[tuple[str, str]] = field(default_factory=set)
     changes: list[_PolicyChange] = field(default_factory=list)
-    defaults_left: set[Dependency] = field(default_factory=set)
     settled: set[Any] = field(default_factory=set)
     policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
     configured: set[Tenancy] = field(default_factory=set)
@@ -234,7 +232,7 @@ def compare_after_tables(
         last += run.opening
         if run.wanted:
             last += _tenants(run, autogen_context, create=False)
-        last += _unused(run)
+        last += _unused(run, touched)
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]
     if runs and autogen_context.opts.get("render_as_batch"):
         upgrade_ops.ops[:] = _outside_of_batches(upgrade_ops.ops)
@@ -448,8 +446,11 @@ def _tenants(
             )
 
 
-def _unused(run: _Run) -> Iterator[MigrateOperation]:
-    """Yield what takes back USAGE on schemas, and after the last table all the rest."""
+def _unused(run: _Run, touched: set[Dependency]) -> Iterator[MigrateOperation]:
+    """Yield what takes back USAGE on schemas, and after the last table all the rest.
+
+    :param touched: what :func:`_touched` returns.
+    """
     database, tenancy = run.database, run.tenancy
     if not run.removed:
         return
@@ -465,14 +466,17 @@ def _unused(run: _Run) -> Iterator[MigrateOperation]:
         yield from _grant_ops(name, found, (), object_type="SCHEMA")
     if run.wanted or remaining or database.function is None:
         return
-    if run.defaults_left:
+    defaults_left = [
+        each
+        for each in catalog.read_defaults(run.connection, tenancy)
+        if each not in touched and each._replace(column=None) not in touched
+    ]
+    if defaults_left:
         _log.warning(
             "no table has tenants any more, but schema %r stays: its function is the "
             "default of %s",
             tenancy.schema,
-            ", ".join(
-                sorted(".".join(filter(None, each)) for each in run.defaults_left)
-            ),
+            ", ".join(sorted(".".join(filter(None, each)) for each in defaults_left)),
         )
         return
     _log.info("Detected unused tenancy: schema %r", tenancy.schema)
@@ -494,12 +498,6 @@ def _touched(upgrade_ops: UpgradeOps, runs: Iterable[_Run]) -> set[Dependency]:
                 if isinstance(inner, DropColumnOp) or _alters_type(inner):
                     assert isinstance(inner, DropColumnOp | AlterColumnOp)
                     touched.add(Dependency(schema, op.table_name, inner.column_name))
-    for run in runs:
-        run.defaults_left = {
-            each
-            for each in run.database.defaults
-            if each not in touched and each._replace(column=None) not in touched
-        }
     return touched
 
 

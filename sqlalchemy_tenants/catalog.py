@@ -128,7 +128,6 @@ class Catalog:
     :param function_visible: whether the server prints the function without its schema,
         because the search path leads to it.
     :param function_grants: what everyone but its owner holds on it.
-    :param defaults: columns whose default calls the function.
     :param table_defaults: default privileges of tables in any schema, by the role that
         creates them.
     :param has_views: whether there are views at all.
@@ -142,7 +141,6 @@ class Catalog:
     function_visible: bool
     function_owner: str | None
     function_grants: frozenset[Grant]
-    defaults: frozenset[Dependency]
     roles: dict[str, RoleState]
     schemas: dict[str, SchemaState]
     table_defaults: dict[str, frozenset[Grant]]
@@ -181,6 +179,10 @@ def _table_defaults(schema: str) -> str:
     """
 
 
+# What comes with PostgreSQL has lower numbers. Said even where nothing of it is meant:
+# most rows of a small database's catalogs are the system's.
+_FIRST_OID = 16384
+
 _SYSTEM_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
 _FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
@@ -195,19 +197,7 @@ _DATABASE = text(
                 'definition', pg_catalog.pg_get_functiondef(p.oid),
                 'visible', pg_catalog.pg_function_is_visible(p.oid),
                 'owner', pg_catalog.pg_get_userbyid(p.proowner),
-                'grants', ARRAY({_grants(_FUNCTION_ACL, "p.proowner")}),
-                'defaults', ARRAY(
-                    SELECT pg_catalog.json_build_array(tn.nspname, c.relname, a.attname)
-                    FROM pg_catalog.pg_depend d
-                    JOIN pg_catalog.pg_attrdef ad ON ad.oid = d.objid
-                    JOIN pg_catalog.pg_class c ON c.oid = ad.adrelid
-                    JOIN pg_catalog.pg_namespace tn ON tn.oid = c.relnamespace
-                    JOIN pg_catalog.pg_attribute a
-                        ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum
-                    WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass
-                    AND d.refclassid = 'pg_catalog.pg_proc'::regclass
-                    AND d.refobjid = p.oid
-                )
+                'grants', ARRAY({_grants(_FUNCTION_ACL, "p.proowner")})
             )
             FROM pg_catalog.pg_proc p
             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -224,10 +214,10 @@ _DATABASE = text(
                 'create_db', r.rolcreatedb,
                 'replication', r.rolreplication,
                 'member_of', ARRAY(
-                    SELECT g.rolname FROM pg_catalog.pg_auth_members m
-                    JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
+                    SELECT pg_catalog.pg_get_userbyid(m.roleid)
+                    FROM pg_catalog.pg_auth_members m
                     WHERE m.member = r.oid
-                    AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')
+                    AND pg_catalog.pg_has_role(r.oid, m.roleid, 'USAGE')
                 )
             ))
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (:group_roles)
@@ -244,9 +234,8 @@ _DATABASE = text(
         ),
         'table_defaults', ARRAY({_table_defaults("0")}),
         'has_views', EXISTS (
-            -- those of the system have lower numbers
             SELECT FROM pg_catalog.pg_class
-            WHERE relkind IN ('v', 'm') AND oid >= 16384
+            WHERE oid >= {_FIRST_OID} AND relkind IN ('v', 'm')
         )
     )::text
     """
@@ -279,21 +268,9 @@ _TABLES = f"""
             ARRAY({_grants("d.acl", "d.owner")}))::text AS grants
         FROM (
             SELECT DISTINCT relacl, relowner FROM pg_catalog.pg_class
-            WHERE relkind IN ('r', 'p', 'S') AND relacl IS NOT NULL
+            WHERE oid >= {_FIRST_OID} AND relkind IN ('r', 'p', 'S')
+            AND relacl IS NOT NULL
         ) AS d (acl, owner)
-    ), owners AS MATERIALIZED (
-        -- on 15 a role inherits from all roles or none; later, each membership says
-        SELECT d.owner, pg_catalog.pg_get_userbyid(d.owner) AS name,
-            pg_catalog.pg_has_role(d.owner,
-                (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = :admin_role),
-                CASE WHEN pg_catalog.current_setting('server_version_num')::integer
-                    >= 160000 THEN 'USAGE' ELSE 'MEMBER' END) AS is_admin
-        FROM (SELECT DISTINCT relowner FROM pg_catalog.pg_class) AS d (owner)
-    ), role_sets AS MATERIALIZED (
-        SELECT d.roles, ARRAY(
-            SELECT {_role("each.oid")} FROM pg_catalog.unnest(d.roles) AS each (oid)
-        ) AS names
-        FROM (SELECT DISTINCT polroles FROM pg_catalog.pg_policy) AS d (roles)
     ), mentioned AS MATERIALIZED (
         SELECT d.objid, pg_catalog.array_agg(a.attname ORDER BY a.attnum) AS names
         FROM (
@@ -311,9 +288,12 @@ _TABLES = f"""
         FROM pg_catalog.pg_policy p
         LEFT JOIN mentioned m ON m.objid = p.oid
         GROUP BY pg_catalog.hashtextextended(p.polqual::text, 0),
-            pg_catalog.hashtextextended(p.polwithcheck::text, 0), m.names
+            pg_catalog.hashtextextended(p.polwithcheck::text, 0), m.names,
+            p.polroles
     ), expressions AS MATERIALIZED (
-        SELECT kinds.policies,
+        SELECT kinds.policies, ARRAY(
+                SELECT {_role("each.oid")} FROM pg_catalog.unnest(p.polroles)
+                    AS each (oid)) AS roles,
             pg_catalog.concat(p.polqual, p.polwithcheck)
                 ~ '.rtable [(]|.varattno 0 ' AS names_table,
             pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS using,
@@ -324,7 +304,7 @@ _TABLES = f"""
             pg_catalog.json_agg(d.item ORDER BY d.polname)::text AS items
         FROM (
             SELECT p.polrelid, p.polname, pg_catalog.json_build_array(
-                p.polname, p.polcmd, p.polpermissive, r.names,
+                p.polname, p.polcmd, p.polpermissive, e.roles,
                 CASE WHEN e.names_table
                     THEN pg_catalog.pg_get_expr(p.polqual, p.polrelid)
                     ELSE e.using END,
@@ -334,7 +314,6 @@ _TABLES = f"""
             FROM expressions e
             CROSS JOIN LATERAL pg_catalog.unnest(e.policies) AS each (oid)
             JOIN pg_catalog.pg_policy p ON p.oid = each.oid
-            JOIN role_sets r ON r.roles = p.polroles
             OFFSET 0  -- or the trees are sorted along
         ) AS d
         GROUP BY d.polrelid
@@ -344,7 +323,8 @@ _TABLES = f"""
         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
         CROSS JOIN LATERAL ({_grants("a.attacl", "c.relowner", "a.attname")})
             AS grants (item)
-        WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
+        WHERE a.attrelid >= {_FIRST_OID}
+        AND a.attacl IS NOT NULL AND NOT a.attisdropped
         GROUP BY c.oid
     ), sequences AS MATERIALIZED (
         SELECT d.refobjid, pg_catalog.json_agg(pg_catalog.json_build_array(
@@ -356,16 +336,20 @@ _TABLES = f"""
         LEFT JOIN acls ON acls.acl = s.relacl AND acls.owner = s.relowner
         WHERE d.classid = 'pg_catalog.pg_class'::regclass
         AND d.refclassid = 'pg_catalog.pg_class'::regclass
-        AND d.deptype IN ('a', 'i')
+        AND d.refobjid >= {_FIRST_OID} AND d.deptype IN ('a', 'i')
         GROUP BY d.refobjid
     )
-    SELECT n.nspname, c.relname, owners.name, owners.is_admin,
+    SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+        -- on 15 a role inherits from all roles or none; later, each membership says
+        pg_catalog.pg_has_role(c.relowner,
+            (SELECT pg_catalog.to_regrole(pg_catalog.quote_ident(:admin_role))),
+            CASE WHEN pg_catalog.current_setting('server_version_num')::integer
+                >= 160000 THEN 'USAGE' ELSE 'MEMBER' END),
         c.relrowsecurity, c.relforcerowsecurity, col.columns,
         coalesce(policies.items, '[]'), coalesce(acls.grants, '[]'),
         coalesce(column_grants.items, '[]'), coalesce(sequences.items, '[]')
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN owners ON owners.owner = c.relowner
     LEFT JOIN ({{columns}}) AS col ON col.attrelid = c.oid
     LEFT JOIN policies ON policies.polrelid = c.oid
     LEFT JOIN acls ON acls.acl = c.relacl AND acls.owner = c.relowner
@@ -389,6 +373,23 @@ _DEPENDENCIES = text(
         AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     WHERE d.classid = 'pg_catalog.pg_policy'::regclass
     AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    """
+)
+
+_DEFAULTS = text(
+    """
+    SELECT tn.nspname, c.relname, a.attname
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_attrdef ad ON ad.oid = d.objid
+    JOIN pg_catalog.pg_class c ON c.oid = ad.adrelid
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a
+        ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum
+    WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass
+    AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+    AND n.nspname = :schema AND p.proname = :function AND p.pronargs = 0
     """
 )
 
@@ -465,7 +466,6 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
         function_visible=function.get("visible", False),
         function_owner=function.get("owner"),
         function_grants=_as_grants(function.get("grants", [])),
-        defaults=frozenset(Dependency(*item) for item in function.get("defaults", ())),
         roles={
             role["name"]: RoleState(
                 **{**role, "member_of": frozenset(role["member_of"])}
@@ -552,6 +552,14 @@ def read_dependencies(
         key = (policy[0], policy[1], policy[2])
         found.setdefault(key, set()).add(Dependency(schema, table, column))
     return {key: frozenset(items) for key, items in found.items()}
+
+
+def read_defaults(connection: Connection, tenancy: Tenancy) -> frozenset[Dependency]:
+    """Read the columns whose default calls the function; one query."""
+    rows = connection.execute(
+        _DEFAULTS, {"schema": tenancy.schema, "function": FUNCTION_NAME}
+    )
+    return frozenset(Dependency(*row) for row in rows)
 
 
 def read_columns(connection: Connection) -> dict[tuple[str, str], dict[str, str]]:
