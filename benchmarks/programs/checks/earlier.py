@@ -10,8 +10,7 @@ from sqlalchemy_tenants import get_process_revision_directives, with_rls
 
 
 def options(count: int) -> dict[str, Any]:
-    for model in create_models(count):
-        with_rls(model)
+    create_models(count, with_rls)
     return {
         "target_metadata": Base.metadata,
         "process_revision_directives": get_process_revision_directives(Base.metadata),

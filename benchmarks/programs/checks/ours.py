@@ -10,6 +10,5 @@ from sqlalchemy_tenants import with_rls
 
 
 def options(count: int) -> dict[str, Any]:
-    for model in create_models(count):
-        with_rls(model)
+    create_models(count, with_rls)
     return {"target_metadata": Base.metadata}
