@@ -531,21 +531,32 @@ def test_connections_of_asyncpg_that_are_not_ours_fall_back(
     assert len(log.records) == 1
 
 
-def test_pipeline_mode_falls_back(
-    migrated: Database, log: pytest.LogCaptureFixture
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg-async"])
+def test_pipeline_mode_is_refused_and_its_connection_given_up(
+    migrated: Database, driver: str
 ) -> None:
-    world = World(migrated, "psycopg", "role")
-    world.create("acme", "globex")
-    world.fill(Note, "acme", "globex")
-    engine = world.engine()
-    with engine.connect() as connection:
-        raw: Any = connection.connection.driver_connection
-        with world.session("acme", connection) as session:
-            with raw.pipeline():  # in which SQLAlchemy finds no rows
-                session.connection()
-            assert bodies(session) == {"row of acme"}
-    engine.dispose()
-    assert "pipeline" in log.text
+    world = World(migrated, driver, "role")
+    world.create("acme")
+    world.fill(Note, "acme")
+
+    def run() -> None:
+        engine = world.engine()
+        manager = world.manager(engine)
+        for open_ in (manager.new_session, manager.connect):
+            pid = backend(engine)
+            with engine.connect() as connection:
+                # as psycopg does where executemany() is cancelled
+                raw: Any = connection.connection.driver_connection
+                raw.pgconn.enter_pipeline_mode()
+            with pytest.raises(ScopeError, match="pipeline mode"):
+                open_("acme").__enter__()
+            with open_("acme") as handle:
+                assert set(handle.execute(select(Note.body)).scalars()) == {
+                    "row of acme"
+                }
+            assert backend(engine) != pid
+
+    world.run(run)
 
 
 def test_the_engine_is_prepared_once(migrated: Database) -> None:

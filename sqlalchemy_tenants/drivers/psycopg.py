@@ -19,7 +19,8 @@ from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from sqlalchemy import Connection
 
-from . import Driver, driver_connection, log_once
+from ..exceptions import ScopeError
+from . import Driver, driver_connection
 
 _IDLE = int(pq.TransactionStatus.IDLE)
 _INTRANS = int(pq.TransactionStatus.INTRANS)
@@ -30,16 +31,12 @@ _COMMAND_OK = int(pq.ExecStatus.COMMAND_OK)
 class _BasePsycopg(Driver):
     def separate(self, connection: Connection, scope: Sequence[str]) -> Sequence[str]:
         # without parameters psycopg uses the simple protocol, which takes several
-        # statements at once, but not in pipeline mode
-        if driver_connection(connection).pgconn.pipeline_status:
-            return scope
+        # statements at once
         return ["; ".join(scope)]
 
     def in_transaction(self, connection: Connection) -> bool | None:
-        pgconn = driver_connection(connection).pgconn
-        if pgconn.pipeline_status:
-            return None  # the answers are still to come
-        return pgconn.transaction_status in (_INTRANS, _INERROR)
+        status = driver_connection(connection).pgconn.transaction_status
+        return int(status) in (_INTRANS, _INERROR)
 
     def is_aborted(self, connection: Connection) -> bool:
         status = driver_connection(connection).pgconn.transaction_status
@@ -58,6 +55,7 @@ class Psycopg(_BasePsycopg):
     def begin(self, connection: Connection, scope: str) -> bool:
         """Send ``BEGIN`` and ``scope`` together."""
         raw = driver_connection(connection)
+        _require_no_pipeline(connection, raw)
         if not isinstance(raw, psycopg.Connection):
             return super().begin(connection, scope)
         if not _is_idle(raw):
@@ -77,6 +75,7 @@ class AsyncPsycopg(_BasePsycopg):
         """Send ``BEGIN`` and ``scope`` together."""
         adapter: Any = connection.connection.dbapi_connection
         raw = driver_connection(connection)
+        _require_no_pipeline(connection, raw)
         if not isinstance(raw, psycopg.AsyncConnection):
             return super().begin(connection, scope)
         if not _is_idle(raw):
@@ -92,12 +91,23 @@ class AsyncPsycopg(_BasePsycopg):
         return True
 
 
+def _require_no_pipeline(connection: Connection, raw: Any) -> None:
+    """Refuse pipeline mode, where the answers are still to come, and SQLAlchemy finds
+    no rows.
+
+    psycopg 3.3.9 leaves a pool's connection in it where a task is cancelled just when
+    executemany() enters it, so the connection is given up.
+    """
+    if raw.pgconn.pipeline_status:
+        connection.invalidate()
+        raise ScopeError(
+            "the connection is in psycopg's pipeline mode, where no transaction of a "
+            "tenant can begin, and was given up; begin the transaction first"
+        )
+
+
 def _is_idle(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
-    pgconn = raw.pgconn
-    if pgconn.pipeline_status:
-        log_once("psycopg in pipeline mode: the scope takes round trips of its own")
-        return False
-    return int(pgconn.transaction_status) == _IDLE
+    return int(raw.pgconn.transaction_status) == _IDLE
 
 
 def _begin(
