@@ -164,15 +164,18 @@ def run_checks(
     tenancy: Tenancy,
     metadata: MetaData | None,
     isolation: Isolation,
+    schema: str | None,
 ) -> list[Finding]:
     """Return what is wrong, errors first.
 
     :param metadata: the models; without them, the tables that have tenant policies in
         the database are checked, and one that lost all of them goes unnoticed.
+    :param schema: where sessions find the tables of models that name no schema;
+        ``None`` for the first of the login's search path.
     """
     database = catalog.read_database(connection, tenancy)
     database.tables = catalog.read_tables(connection, tenancy)
-    default_schema = connection.dialect.default_schema_name or "public"
+    default_schema = schema or connection.dialect.default_schema_name or "public"
     marked = _marked(metadata, tenancy, database, default_schema)
     names = {
         "role_prefix": tenancy.role_prefix,
@@ -184,7 +187,7 @@ def run_checks(
     bypasses = connection.execute(_BYPASSES, names).all()
     findings = [
         *_check_login(login, database, marked, tenancy, isolation),
-        *_check_database(database, tenancy),
+        *_check_database(database, tenancy, schema),
         *_check_tables(database, marked, tenancy),
         *_check_unmarked(database, marked, tenancy),
         *_check_privileges(database, marked, tenancy),
@@ -290,8 +293,18 @@ def _check_login(
         )
 
 
-def _check_database(database: Catalog, tenancy: Tenancy) -> Iterator[Finding]:
+def _check_database(
+    database: Catalog, tenancy: Tenancy, schema: str | None
+) -> Iterator[Finding]:
     upgrade = "alembic upgrade head"
+    if schema is not None and schema not in database.schemas:
+        yield Finding(
+            "schema-missing",
+            schema,
+            "error",
+            "sessions look for their tables in a schema that does not exist",
+            f"pass the schema of the tables as schema, or {upgrade}",
+        )
     missing = [role for role in tenancy.group_roles if role not in database.roles]
     for name in missing:
         yield Finding(

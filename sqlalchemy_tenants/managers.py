@@ -339,7 +339,11 @@ class PostgresManager(DBManager):
 
         with self._engine.connect() as connection:
             findings = run_checks(
-                connection, self._tenancy, self._metadata, self._isolation
+                connection,
+                self._tenancy,
+                self._metadata,
+                self._isolation,
+                self._schema,
             )
         if strict:
             require_no_errors(findings)

@@ -70,10 +70,13 @@ def check(
     migrated: Database, make_engine: Callable[..., Engine]
 ) -> Callable[..., list[Finding]]:
     def check(
-        login: str = "app", metadata: MetaData | None = METADATA, **kw: Any
+        login: str = "app",
+        metadata: MetaData | None = METADATA,
+        schema: str = "public",
+        **kw: Any,
     ) -> list[Finding]:
         manager = PostgresManager.from_engine(
-            make_engine(migrated.url(login)), schema="public", metadata=metadata, **kw
+            make_engine(migrated.url(login)), schema, metadata=metadata, **kw
         )
         return manager.check()
 
@@ -296,6 +299,22 @@ def test_the_shared_login_must_not_act_as_tenants(
     migrated.execute("GRANT tenants_shared, tenant_acme TO app_shared")
     findings = check("app_shared", isolation="shared")
     assert [finding.code for finding in findings] == ["login-acts-as-tenants"]
+
+
+def test_the_tables_are_those_in_the_schema_of_sessions(
+    check: Any, migrated: Database
+) -> None:
+    migrated.execute("CREATE SCHEMA shop AUTHORIZATION owner")
+    for table in METADATA.tables:
+        migrated.execute(f"ALTER TABLE {table} SET SCHEMA shop")
+    assert check(schema="shop") == []
+    assert {finding.code for finding in check()} == {"table-missing"}
+
+
+def test_a_schema_that_does_not_exist_is_found(check: Any) -> None:
+    found = [each for each in check(schema="shop") if each.code == "schema-missing"]
+    assert [each.object for each in found] == ["shop"]
+    assert check(schema="shop", metadata=None) == found
 
 
 def test_a_marked_table_that_the_database_does_not_have(check: Any) -> None:
