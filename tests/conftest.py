@@ -19,6 +19,8 @@ from servers import Database, Server, fresh_database, requested_version
 def pytest_configure() -> None:
     # Stop the server also when the run is terminated, as CI does on a timeout.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ignored, where the tests run in the background of a shell; some send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed()  # before workers of pytest-xdist start, which inherit it
 
 

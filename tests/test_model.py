@@ -253,8 +253,6 @@ class Stage:
                 else:
                     loop.call_soon_threadsafe(task.cancel)
 
-        # ignored, where the tests run in the background of a shell
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         # a signal that arrives in a callback of the garbage collector is swallowed
         gc.disable()
         self.proxy.on_request = on_request
@@ -269,7 +267,6 @@ class Stage:
         finally:
             self.proxy.on_request = None
             gc.enable()
-            signal.signal(signal.SIGINT, before)
         return False
 
 
