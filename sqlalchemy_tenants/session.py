@@ -304,6 +304,8 @@ def _enter(
             and driver_of(connection.dialect).is_aborted(connection)
         ):
             connection.invalidate()  # nobody knows its state
+            if isinstance(error, DBAPIError):
+                error.connection_invalidated = True
         raise
     session.note_entry(transaction, connection)
 

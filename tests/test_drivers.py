@@ -227,8 +227,9 @@ def test_an_error_that_the_server_knows_nothing_of(
 
     monkeypatch.setattr("sqlalchemy_tenants.scope.driver_of", lambda _: Broken())
     with world.session("acme", engine) as session:
-        with pytest.raises(DBAPIError, match="confused"):
+        with pytest.raises(DBAPIError, match="confused") as raised:
             bodies(session)
+        assert raised.value.connection_invalidated
         monkeypatch.undo()
         session.rollback()
         assert bodies(session) == {"row of acme"}
