@@ -188,7 +188,9 @@ class PostgresManager(DBManager):
         """
         return _Opening(
             self,
-            lambda: TenantSession(self._engine, **self.tenant_kw(tenant)),
+            TenantSession,
+            self._engine,
+            self.tenant_kw(tenant),
             create_if_missing,
         )
 
@@ -210,9 +212,7 @@ class PostgresManager(DBManager):
             not "all".
         :raises ScopeError: the login may not act as the admin role.
         """
-        return _Opening(
-            self, lambda: AdminSession(self._admin_engine, **self.admin_kw(tenant))
-        )
+        return _Opening(self, AdminSession, self._admin_engine, self.admin_kw(tenant))
 
     @contextmanager
     def connect(self, tenant: TenantId) -> Iterator[Connection]:
@@ -431,23 +431,32 @@ class _Opening(AbstractContextManager[_S], Generic[_S]):
     A class, because a generator would take longer, and every session comes by here.
     """
 
-    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
+    __slots__ = (
+        "_class",
+        "_create_if_missing",
+        "_engine",
+        "_kw",
+        "_manager",
+        "_session",
+    )
 
     def __init__(
         self,
         manager: PostgresManager,
-        open_: Callable[[], _S],
+        class_: type[_S],
+        engine: Engine,
+        kw: dict[str, Any],
         create_if_missing: bool = False,
     ) -> None:
         self._manager = manager
-        self._open = open_
+        self._class, self._engine, self._kw = class_, engine, kw
         self._create_if_missing = create_if_missing
         self._session: _S | None = None
 
     def __enter__(self) -> _S:
         if self._session is not None:
             raise RuntimeError("this session is open; ask the manager for another one")
-        session = self._open()
+        session = self._class(self._engine, **self._kw)
         try:
             self._manager.start_session(
                 session, create_if_missing=self._create_if_missing

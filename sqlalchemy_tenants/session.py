@@ -27,8 +27,6 @@ _BIND = (Engine, Connection)
 
 # A connection's transaction and savepoint when the scope was entered.
 _Entry: TypeAlias = tuple[RootTransaction, NestedTransaction | None]
-_NOTHING: tuple[Callable[[], SessionTransaction | None], dict[Connection, _Entry]]
-_NOTHING = (lambda: None, {})
 
 # SQLAlchemy 2.1.7 and later tell which connections a transaction has.
 _TELLS = hasattr(SessionTransaction, "connections")
@@ -68,7 +66,8 @@ class ScopedSession(Session):
             # of this session only: a statement without it costs nothing
             event.listen(self, "do_orm_execute", _add_criteria)
         # the transaction that is confined, and how its connections were
-        self._entered = _NOTHING
+        self._entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None
+        self._entered = None
         # engines that older versions of SQLAlchemy may have connected since
         self._asked: frozenset[Engine] = frozenset()
         if isinstance(bind, Engine):
@@ -135,8 +134,10 @@ class ScopedSession(Session):
         return bind
 
     def _entries(self, transaction: SessionTransaction) -> dict[Connection, _Entry]:
-        entered, entries = self._entered
-        return entries if entered() is transaction else {}
+        entered = self._entered
+        if entered is None or entered[0]() is not transaction:
+            return {}
+        return entered[1]
 
     def _require_entry(self, connection: Connection, entry: _Entry | None) -> None:
         # Who has the same connection may have ended its transaction.
@@ -157,8 +158,11 @@ class ScopedSession(Session):
         root = connection.get_transaction()
         assert root is not None
         entry = (root, connection.get_nested_transaction())
-        entries = {**self._entries(transaction), connection: entry}
-        self._entered = (ref(transaction), entries)
+        entered = self._entered
+        if entered is None or entered[0]() is not transaction:
+            self._entered = (ref(transaction), {connection: entry})
+        else:
+            entered[1][connection] = entry
         if not _TELLS:
             self._asked -= {connection.engine}
 
@@ -294,7 +298,7 @@ def _enter(
         return
     try:
         _claim(session, transaction, connection)
-        enter_scope(connection, session.scope)
+        enter_scope(connection, session._scope)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it
         if isinstance(error, ScopeError) or connection.invalidated:
@@ -318,8 +322,9 @@ def _claim(
 
     Possible where the application gives the same connection to both.
     """
+    info = connection.info
     living = []
-    claims: list[ref[SessionTransaction]] = connection.info.get(_CLAIMS_KEY, [])
+    claims: list[ref[SessionTransaction]] = info.get(_CLAIMS_KEY, [])
     for claim in claims:
         claimed = claim()
         other = None if claimed is None else claimed.session
@@ -337,4 +342,4 @@ def _claim(
                     tenant=session.scope.tenant,
                 )
             living.append(claim)
-    connection.info[_CLAIMS_KEY] = [*living, ref(transaction)]
+    info[_CLAIMS_KEY] = [*living, ref(transaction)]

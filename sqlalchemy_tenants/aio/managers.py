@@ -182,7 +182,9 @@ class PostgresManager(DBManager):
         """Open a session that sees one tenant's rows, in every transaction of it."""
         return _Opening(
             self._manager,
-            lambda: AsyncTenantSession(self._engine, **self._manager.tenant_kw(tenant)),
+            AsyncTenantSession,
+            self._engine,
+            self._manager.tenant_kw(tenant),
             create_if_missing,
         )
 
@@ -198,9 +200,9 @@ class PostgresManager(DBManager):
         """Open a session across tenants, or narrowed to one."""
         return _Opening(
             self._manager,
-            lambda: AsyncAdminSession(
-                self._admin_engine, **self._manager.admin_kw(tenant)
-            ),
+            AsyncAdminSession,
+            self._admin_engine,
+            self._manager.admin_kw(tenant),
         )
 
     @asynccontextmanager
@@ -252,23 +254,32 @@ class _Opening(AbstractAsyncContextManager[_S], Generic[_S]):
     A class, because a generator would take longer, and every session comes by here.
     """
 
-    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
+    __slots__ = (
+        "_class",
+        "_create_if_missing",
+        "_engine",
+        "_kw",
+        "_manager",
+        "_session",
+    )
 
     def __init__(
         self,
         manager: sync.PostgresManager,
-        open_: Callable[[], _S],
+        class_: type[_S],
+        engine: AsyncEngine,
+        kw: dict[str, Any],
         create_if_missing: bool = False,
     ) -> None:
         self._manager = manager
-        self._open = open_
+        self._class, self._engine, self._kw = class_, engine, kw
         self._create_if_missing = create_if_missing
         self._session: _S | None = None
 
     async def __aenter__(self) -> _S:
         if self._session is not None:
             raise RuntimeError("this session is open; ask the manager for another one")
-        session = self._open()
+        session = self._class(self._engine, **self._kw)
         try:
             await session.run_sync(
                 self._manager.start_session,  # type: ignore[arg-type]

@@ -85,8 +85,8 @@ class Asyncpg(Driver):
 
     def begin(self, connection: Connection, scope: str) -> bool:
         """Send ``BEGIN`` and ``scope`` together."""
-        proxied = connection.connection
-        raw: Any = proxied.driver_connection
+        adapter: Any = connection.connection.dbapi_connection
+        raw = adapter.driver_connection
         # not isinstance(), which asyncpg answers in its own way
         if not issubclass(type(raw), ScopedConnection):
             log_once(
@@ -99,7 +99,7 @@ class Asyncpg(Driver):
         if raw.is_in_transaction():
             return False
         raw.set_scope(scope)
-        cursor = proxied.cursor()
+        cursor = adapter.cursor()
         try:
             # the adapter starts its transaction, and has nothing to execute
             cursor.executemany(_START, ())

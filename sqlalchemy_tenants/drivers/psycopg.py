@@ -54,11 +54,10 @@ class Psycopg(_BasePsycopg):
 
     def begin(self, connection: Connection, scope: str) -> bool:
         """Send ``BEGIN`` and ``scope`` together."""
-        raw = driver_connection(connection)
-        _require_no_pipeline(connection, raw)
+        raw: Any = connection.connection.dbapi_connection
         if not isinstance(raw, psycopg.Connection):
             return super().begin(connection, scope)
-        if not _is_idle(raw):
+        if not _is_idle(connection, raw):
             return False
         query = _begin(raw, scope)
         with raw.lock:
@@ -74,11 +73,10 @@ class AsyncPsycopg(_BasePsycopg):
     def begin(self, connection: Connection, scope: str) -> bool:
         """Send ``BEGIN`` and ``scope`` together."""
         adapter: Any = connection.connection.dbapi_connection
-        raw = driver_connection(connection)
-        _require_no_pipeline(connection, raw)
+        raw = adapter.driver_connection
         if not isinstance(raw, psycopg.AsyncConnection):
             return super().begin(connection, scope)
-        if not _is_idle(raw):
+        if not _is_idle(connection, raw):
             return False
         query = _begin(raw, scope)
 
@@ -91,23 +89,23 @@ class AsyncPsycopg(_BasePsycopg):
         return True
 
 
-def _require_no_pipeline(connection: Connection, raw: Any) -> None:
-    """Refuse pipeline mode, where the answers are still to come, and SQLAlchemy finds
-    no rows.
+def _is_idle(
+    connection: Connection, raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+) -> bool:
+    """Whether the driver's connection is in no transaction.
 
-    psycopg 3.3.9 leaves a pool's connection in it where a task is cancelled just when
-    executemany() enters it, so the connection is given up.
+    Pipeline mode is refused: the answers are still to come, and SQLAlchemy finds no
+    rows. psycopg 3.3.9 leaves a pool's connection in it where a task is cancelled just
+    when executemany() enters it, so the connection is given up.
     """
-    if raw.pgconn.pipeline_status:
+    pgconn = raw.pgconn
+    if pgconn.pipeline_status:
         connection.invalidate()
         raise ScopeError(
             "the connection is in psycopg's pipeline mode, where no transaction of a "
             "tenant can begin, and was given up; begin the transaction first"
         )
-
-
-def _is_idle(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
-    return int(raw.pgconn.transaction_status) == _IDLE
+    return int(pgconn.transaction_status) == _IDLE
 
 
 def _begin(
