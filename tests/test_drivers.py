@@ -560,6 +560,22 @@ def test_pipeline_mode_is_refused_and_its_connection_given_up(
     world.run(run)
 
 
+def test_a_transaction_that_has_begun_may_enter_pipeline_mode(
+    migrated: Database,
+) -> None:
+    world = World(migrated, "psycopg", "role")
+    world.create("acme")
+    with world.session("acme", world.engine()) as session:
+        raw: Any = session.connection().connection.driver_connection
+        with raw.pipeline():  # in which SQLAlchemy finds no rows
+            for body in ("one", "two"):
+                write = text("INSERT INTO notes (body) VALUES (:body)")
+                session.execute(write, {"body": body})
+        assert bodies(session) == {"one", "two"}
+        session.commit()
+        assert bodies(session) == {"one", "two"}
+
+
 def test_the_engine_is_prepared_once(migrated: Database) -> None:
     engine = create_async_engine(migrated.url("app", "asyncpg")).sync_engine
     driver = driver_of(engine.dialect)
