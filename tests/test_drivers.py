@@ -565,7 +565,8 @@ def test_a_transaction_that_has_begun_may_enter_pipeline_mode(
 ) -> None:
     world = World(migrated, "psycopg", "role")
     world.create("acme")
-    with world.session("acme", world.engine()) as session:
+    engine = world.engine()
+    with world.session("acme", engine) as session:
         raw: Any = session.connection().connection.driver_connection
         with raw.pipeline():  # in which SQLAlchemy finds no rows
             for body in ("one", "two"):
@@ -574,6 +575,7 @@ def test_a_transaction_that_has_begun_may_enter_pipeline_mode(
         assert bodies(session) == {"one", "two"}
         session.commit()
         assert bodies(session) == {"one", "two"}
+    engine.dispose()
 
 
 def test_the_engine_is_prepared_once(migrated: Database) -> None:
