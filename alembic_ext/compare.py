@@ -469,7 +469,7 @@ def _unused(run: _Run, touched: set[Dependency]) -> Iterator[MigrateOperation]:
     defaults_left = [
         each
         for each in catalog.read_defaults(run.connection, tenancy)
-        if each not in touched and each._replace(column=None) not in touched
+        if not _is_touched(each, touched)
     ]
     if defaults_left:
         _log.warning(
@@ -501,6 +501,10 @@ def _touched(upgrade_ops: UpgradeOps, runs: Iterable[_Run]) -> set[Dependency]:
     return touched
 
 
+def _is_touched(each: Dependency, touched: set[Dependency]) -> bool:
+    return each in touched or each._replace(column=None) in touched
+
+
 def _alters_type(op: MigrateOperation) -> bool:
     return isinstance(op, AlterColumnOp) and op.modify_type is not None
 
@@ -517,10 +521,7 @@ def _place(
         blocked = (
             before is not None
             and touched
-            and any(
-                each in touched or each._replace(column=None) in touched
-                for each in table.dependencies(before)
-            )
+            and any(_is_touched(each, touched) for each in table.dependencies(before))
         )
         if before is not None and (target is None or blocked):
             first.append(table.drop(before))

@@ -185,6 +185,7 @@ _FIRST_OID = 16384
 
 _SYSTEM_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
+_OUR_FUNCTION = "n.nspname = :schema AND p.proname = :function AND p.pronargs = 0"
 _FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
 
 _DATABASE = text(
@@ -201,7 +202,7 @@ _DATABASE = text(
             )
             FROM pg_catalog.pg_proc p
             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-            WHERE n.nspname = :schema AND p.proname = :function AND p.pronargs = 0
+            WHERE {_OUR_FUNCTION}
         ),
         'roles', (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -377,7 +378,7 @@ _DEPENDENCIES = text(
 )
 
 _DEFAULTS = text(
-    """
+    f"""
     SELECT tn.nspname, c.relname, a.attname
     FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
@@ -389,7 +390,7 @@ _DEFAULTS = text(
         ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum
     WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass
     AND d.refclassid = 'pg_catalog.pg_proc'::regclass
-    AND n.nspname = :schema AND p.proname = :function AND p.pronargs = 0
+    AND {_OUR_FUNCTION}
     """
 )
 

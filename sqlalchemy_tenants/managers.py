@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -188,9 +189,7 @@ class PostgresManager(DBManager):
         """
         return _Opening(
             self,
-            TenantSession,
-            self._engine,
-            self.tenant_kw(tenant),
+            partial(TenantSession, self._engine, **self.tenant_kw(tenant)),
             create_if_missing,
         )
 
@@ -212,7 +211,9 @@ class PostgresManager(DBManager):
             not "all".
         :raises ScopeError: the login may not act as the admin role.
         """
-        return _Opening(self, AdminSession, self._admin_engine, self.admin_kw(tenant))
+        return _Opening(
+            self, partial(AdminSession, self._admin_engine, **self.admin_kw(tenant))
+        )
 
     @contextmanager
     def connect(self, tenant: TenantId) -> Iterator[Connection]:
@@ -431,32 +432,23 @@ class _Opening(AbstractContextManager[_S], Generic[_S]):
     A class, because a generator would take longer, and every session comes by here.
     """
 
-    __slots__ = (
-        "_class",
-        "_create_if_missing",
-        "_engine",
-        "_kw",
-        "_manager",
-        "_session",
-    )
+    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
 
     def __init__(
         self,
         manager: PostgresManager,
-        class_: type[_S],
-        engine: Engine,
-        kw: dict[str, Any],
+        open_: Callable[[], _S],
         create_if_missing: bool = False,
     ) -> None:
         self._manager = manager
-        self._class, self._engine, self._kw = class_, engine, kw
+        self._open = open_
         self._create_if_missing = create_if_missing
         self._session: _S | None = None
 
     def __enter__(self) -> _S:
         if self._session is not None:
             raise RuntimeError("this session is open; ask the manager for another one")
-        session = self._class(self._engine, **self._kw)
+        session = self._open()
         try:
             self._manager.start_session(
                 session, create_if_missing=self._create_if_missing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy import MetaData
@@ -182,9 +183,9 @@ class PostgresManager(DBManager):
         """Open a session that sees one tenant's rows, in every transaction of it."""
         return _Opening(
             self._manager,
-            AsyncTenantSession,
-            self._engine,
-            self._manager.tenant_kw(tenant),
+            partial(
+                AsyncTenantSession, self._engine, **self._manager.tenant_kw(tenant)
+            ),
             create_if_missing,
         )
 
@@ -200,9 +201,9 @@ class PostgresManager(DBManager):
         """Open a session across tenants, or narrowed to one."""
         return _Opening(
             self._manager,
-            AsyncAdminSession,
-            self._admin_engine,
-            self._manager.admin_kw(tenant),
+            partial(
+                AsyncAdminSession, self._admin_engine, **self._manager.admin_kw(tenant)
+            ),
         )
 
     @asynccontextmanager
@@ -254,32 +255,23 @@ class _Opening(AbstractAsyncContextManager[_S], Generic[_S]):
     A class, because a generator would take longer, and every session comes by here.
     """
 
-    __slots__ = (
-        "_class",
-        "_create_if_missing",
-        "_engine",
-        "_kw",
-        "_manager",
-        "_session",
-    )
+    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
 
     def __init__(
         self,
         manager: sync.PostgresManager,
-        class_: type[_S],
-        engine: AsyncEngine,
-        kw: dict[str, Any],
+        open_: Callable[[], _S],
         create_if_missing: bool = False,
     ) -> None:
         self._manager = manager
-        self._class, self._engine, self._kw = class_, engine, kw
+        self._open = open_
         self._create_if_missing = create_if_missing
         self._session: _S | None = None
 
     async def __aenter__(self) -> _S:
         if self._session is not None:
             raise RuntimeError("this session is open; ask the manager for another one")
-        session = self._class(self._engine, **self._kw)
+        session = self._open()
         try:
             await session.run_sync(
                 self._manager.start_session,  # type: ignore[arg-type]
