@@ -11,7 +11,7 @@ from typing import Any
 from alembic.operations import MigrateOperation, Operations
 
 from sqlalchemy_tenants.arguments import require_flag, require_name, require_names
-from sqlalchemy_tenants.catalog import ObjectType
+from sqlalchemy_tenants.database.catalog import ObjectType
 from sqlalchemy_tenants.policies import Condition, Policy, expression_text, role_set
 from sqlalchemy_tenants.tenancy import Tenancy, TenantId, tenant_text
 
@@ -43,6 +43,28 @@ class TenancyOp(MigrateOperation):
         """Return what ``alembic check`` prints."""
         args, kw = self.arguments()
         return (self.directive, *args, kw)
+
+
+_directives: dict[str, Any] = {}
+
+
+def remember_directives() -> None:
+    """Note the directives, so that :func:`taken_directives` knows them again."""
+    classes = [TenancyOp]
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if name := getattr(cls, "directive", None):
+            _directives[name] = getattr(Operations, name)
+
+
+def taken_directives() -> set[str]:
+    """Return the names of directives that another package has registered since."""
+    return {
+        name
+        for name, directive in _directives.items()
+        if getattr(Operations, name) is not directive
+    }
 
 
 class _TenancyNamesOp(TenancyOp):

@@ -161,7 +161,7 @@ def with_rls(
         if names.count(name) > 1:
             raise ValueError(f"table {table.fullname!r} has two policies {name!r}")
     _set_mark(table, mark)
-    if index and not _has_index(table, column):
+    if index and column.name not in leading_columns(table):
         Index(None, column)
     return model_or_table
 
@@ -365,8 +365,8 @@ def _set_mark(table: Table, mark: Mark) -> None:
         )
 
 
-def _has_index(table: Table, column: Column[Any]) -> bool:
-    """Whether an index without condition begins with ``column``."""
+def leading_columns(table: Table) -> set[str]:
+    """Return the columns that an index without condition begins with."""
     led: list[Sequence[Any]] = [
         constraint.columns.values()
         for constraint in table.constraints
@@ -377,7 +377,7 @@ def _has_index(table: Table, column: Column[Any]) -> bool:
         for index in table.indexes
         if index.dialect_options["postgresql"]["where"] is None
     ]
-    return any(columns and columns[0] is column for columns in led)
+    return {each[0].name for each in led if each and isinstance(each[0], Column)}
 
 
 # One for all mappers: a listener for each model would be 22 objects more for Python's

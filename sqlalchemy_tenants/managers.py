@@ -22,7 +22,7 @@ from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
-    from .check import Finding
+    from .database.findings import Finding
 
 _log = logging.getLogger("sqlalchemy_tenants")
 
@@ -336,7 +336,8 @@ class PostgresManager(DBManager):
         :raises ScopeError: under ``strict``, with all findings in the message.
         """
         # which an application loads only to check
-        from .check import require_no_errors, run_checks
+        from .database.check import run_checks
+        from .database.findings import require_no_errors
 
         with self._engine.connect() as connection:
             findings = run_checks(

@@ -61,7 +61,10 @@ class Tenancy:
         their owner to the policies, too.
     :param tenants: the complete list of tenants, compared by autogenerate; ``None``
         where tenants come and go at run time.
-    :param logins: application logins that may act as the tenants in ``tenants``.
+    :param logins: application logins that may act as the tenants in ``tenants``; with
+        ``None`` the role that migrates may, and autogenerate compares no logins.
+    :param owners: roles that may own tables of tenants, beside the one that migrates.
+        They become admins, because ``FORCE`` confines owners, too.
     :raises TypeError: for a value of another type.
     :raises ValueError: for a name that PostgreSQL would refuse or cut, or for names
         that collide.
@@ -76,7 +79,8 @@ class Tenancy:
     force: bool = True
     # may be long, and a session's scope is looked up by the hash
     tenants: Collection[TenantId] | None = field(default=None, hash=False)
-    logins: Collection[str] = ()
+    logins: Collection[str] | None = None
+    owners: Collection[str] = ()
 
     def __post_init__(self) -> None:
         require_flag("force", self.force)
@@ -123,17 +127,22 @@ class Tenancy:
                 f"as in 'tenancy.tenant', none of them a reserved word or longer than "
                 f"{MAX_IDENTIFIER_BYTES} bytes"
             )
-        for what in ("tenants", "logins"):
+        for what in ("tenants", "logins", "owners"):
             value = getattr(self, what)
             if isinstance(value, str | bytes):
                 raise ValueError(
-                    f"tenants and logins are collections, not a string; {what} is "
-                    f"{value!r}"
+                    f"tenants, logins and owners are collections, not a string; {what} "
+                    f"is {value!r}"
                 )
-            if not isinstance(value, Iterable) and (what, value) != ("tenants", None):
+            if not isinstance(value, Iterable) and (
+                value is not None or what == "owners"
+            ):
                 raise TypeError(f"{what} is a collection, not {value!r}")
         # hashable and comparable whatever collection was given
-        object.__setattr__(self, "logins", tuple(require_names("login", self.logins)))
+        for what, names in (("login", "logins"), ("owner", "owners")):
+            if getattr(self, names) is not None:
+                value = tuple(require_names(what, getattr(self, names)))
+                object.__setattr__(self, names, value)
         if self.tenants is not None:
             object.__setattr__(self, "tenants", tuple(self.tenants))
             for tenant in self.tenants:

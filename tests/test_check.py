@@ -23,8 +23,7 @@ from sqlalchemy import (
 )
 
 from servers import Database
-from sqlalchemy_tenants import ScopeError, shared_table, with_rls
-from sqlalchemy_tenants.check import Finding
+from sqlalchemy_tenants import Finding, ScopeError, shared_table, with_rls
 from sqlalchemy_tenants.managers import PostgresManager
 
 METADATA = MetaData()
