@@ -373,6 +373,23 @@ def _check_database(checked: _Checked) -> Iterator[Finding]:
 # --- tables -------------------------------------------------------------------------
 
 
+def _check_distributed(checked: _Checked) -> Iterator[Finding]:
+    for key in checked.reach.distributed:
+        if key[1] == "pg_dist_partition":
+            message = "the login cannot read which tables Citus distributes"
+            remedy = f"GRANT SELECT ON {quote_qualified(*key)} TO PUBLIC"
+        elif key in checked.marked:
+            message = (
+                "Citus distributes the table, which is not supported: its shards hold "
+                "other policies"
+            )
+            remedy = "SELECT undistribute_table(...), or use several clusters"
+        else:
+            continue
+        name = quote_qualified(*key)
+        yield Finding("table-distributed", name, "error", message, remedy)
+
+
 def _check_tables(checked: _Checked) -> Iterator[Finding]:
     for key, mark in checked.marked.items():
         name, table = quote_qualified(*key), checked.database.tables.get(key)
@@ -385,15 +402,6 @@ def _check_tables(checked: _Checked) -> Iterator[Finding]:
                 _UPGRADE,
             )
             continue
-        if key in checked.reach.distributed:
-            yield Finding(
-                "table-distributed",
-                name,
-                "error",
-                "Citus distributes the table, which is not supported: its shards hold "
-                "other policies",
-                "SELECT undistribute_table(...), or keep tenants in several clusters",
-            )
         if mark is None:
             message = "none of its policies compares a tenant column"
             yield Finding("policy-altered", name, "error", message, _REPAIR)
@@ -712,6 +720,7 @@ _CHECKS = (
     _check_login,
     _check_roles,
     _check_database,
+    _check_distributed,
     _check_tables,
     _check_unmarked,
     _check_around,

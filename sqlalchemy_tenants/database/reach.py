@@ -62,7 +62,8 @@ class Reach:
         privileges on them.
     :param definers: functions and rules that run with the rights of their owner.
     :param creators: schemas in which tenants can create objects.
-    :param distributed: tables that Citus distributes.
+    :param distributed: tables that Citus distributes; its list of them where that
+        cannot be read.
     :param without_set_config: owners of tables who may not execute ``set_config()``.
     """
 
@@ -261,7 +262,9 @@ _WITHOUT_SET_CONFIG = text(
 
 _HAS_CITUS = text(
     """
-    SELECT n.nspname FROM pg_catalog.pg_class c
+    SELECT n.nspname, pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+    FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = 'pg_dist_partition' AND c.relkind = 'r'
     """
@@ -296,9 +299,12 @@ def read_reach(
     edges = _EDGES_16 if version >= (16,) else _EDGES
     roles = text(_ROLES.format(edges=edges))
     distributed: set[tuple[str, str]] = set()
-    for (schema,) in rows(_HAS_CITUS):
+    for schema, is_readable in rows(_HAS_CITUS):
         statement = _DISTRIBUTED.format(schema=quote_name(schema))
-        distributed |= {(row[0], row[1]) for row in rows(text(statement))}
+        if is_readable:
+            distributed |= {(row[0], row[1]) for row in rows(text(statement))}
+        else:
+            distributed.add((schema, "pg_dist_partition"))
     return Reach(
         login=rows(_LOGIN, "role_prefix", "tenants_role")[0],
         roles=[
