@@ -31,7 +31,7 @@ from sqlalchemy_tenants.tenancy import Tenancy
 
 from . import advice, ops, others
 from .comparison import Comparison
-from .order import outside_of_batches, touched
+from .order import dropped, outside_of_batches, touched
 from .roles import (
     bootstrap,
     default_privileges,
@@ -127,6 +127,7 @@ def compare_after_tables(
         return PriorityDispatchResult.CONTINUE
     default_schema = run.comparisons[0].default_schema
     found = touched(upgrade_ops.ops, default_schema)
+    gone = dropped(upgrade_ops.ops, default_schema)
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
     refusals: list[str] = []
@@ -151,7 +152,7 @@ def compare_after_tables(
             refusals += each.refusals
         if comparison.wanted:
             last += removed_tenants(comparison)
-        last += unused(comparison, changes, found)
+        last += unused(comparison, changes, gone)
         advice.check_readers(comparison, changes)
     if refusals:
         raise CommandError("\n".join(refusals))

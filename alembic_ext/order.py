@@ -37,11 +37,10 @@ def altered_columns(operations: Iterable[MigrateOperation]) -> set[str]:
     }
 
 
-def touched(
+def dropped(
     operations: Iterable[MigrateOperation], default_schema: str
 ) -> set[Dependency]:
-    """Return the tables that are dropped, and the columns that are dropped or get
-    another type: no policy may mention them meanwhile."""
+    """Return the tables and columns that are dropped."""
     found = set()
     for op in operations:
         if isinstance(op, DropTableOp):
@@ -49,18 +48,30 @@ def touched(
             found.add(Dependency(schema, op.table_name, None))
         elif isinstance(op, ModifyTableOps):
             schema = op.schema or default_schema
-            dropped = {
-                each.column_name for each in op.ops if isinstance(each, DropColumnOp)
-            }
             found |= {
-                Dependency(schema, op.table_name, column)
-                for column in dropped | altered_columns(op.ops)
+                Dependency(schema, op.table_name, each.column_name)
+                for each in op.ops
+                if isinstance(each, DropColumnOp)
             }
     return found
 
 
-def is_touched(each: Dependency, found: set[Dependency]) -> bool:
-    """Whether a column, or its whole table, is among those that are touched."""
+def touched(
+    operations: Iterable[MigrateOperation], default_schema: str
+) -> set[Dependency]:
+    """Return what is dropped, and the columns that get another type: no policy may
+    mention them meanwhile."""
+    operations = list(operations)
+    return dropped(operations, default_schema) | {
+        Dependency(op.schema or default_schema, op.table_name, column)
+        for op in operations
+        if isinstance(op, ModifyTableOps)
+        for column in altered_columns(op.ops)
+    }
+
+
+def is_among(each: Dependency, found: set[Dependency]) -> bool:
+    """Whether a column, or its whole table, is among those that were found."""
     return each in found or each._replace(column=None) in found
 
 

@@ -19,7 +19,7 @@ from sqlalchemy_tenants.tenancy import FUNCTION_NAME, TenantId, tenant_text
 from . import ops
 from .comparison import Comparison, log
 from .grants import grant_ops
-from .order import is_touched
+from .order import is_among
 from .tables import TableChanges
 
 
@@ -209,7 +209,9 @@ def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
         if logins is None:
             continue
         wanted = set(logins) or {comparison.database.current_user}
-        missing, surplus = wanted - set(state.logins), set(state.logins) - wanted
+        # our own roles among them are surplus memberships, see above
+        held = {each for each in state.logins if not comparison.expected.is_ours(each)}
+        missing, surplus = wanted - held, held - wanted
         if missing:
             log.info("Detected missing logins of %r: %s", role, sorted(missing))
             yield ops.GrantTenantRoleOp(tenant, sorted(missing), **names)
@@ -237,11 +239,11 @@ def removed_tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
 def unused(
     comparison: Comparison,
     changes: Iterable[TableChanges],
-    touched: set[Dependency],
+    dropped: set[Dependency],
 ) -> Iterator[MigrateOperation]:
     """Yield what takes back USAGE on schemas, and after the last table all the rest.
 
-    :param touched: what :func:`.order.touched` returns.
+    :param dropped: what :func:`.order.dropped` returns.
     """
     database, tenancy = comparison.database, comparison.tenancy
     changes = list(changes)
@@ -265,7 +267,7 @@ def unused(
     defaults_left = [
         each
         for each in catalog.read_defaults(comparison.connection, tenancy)
-        if not is_touched(each, touched)
+        if not is_among(each, dropped)
     ]
     if defaults_left:
         log.warning(

@@ -24,7 +24,7 @@ from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy
 from . import ops
 from .comparison import Comparison, log
 from .grants import grant_ops
-from .order import altered_columns, drop_key, is_touched
+from .order import altered_columns, drop_key, is_among
 
 if TYPE_CHECKING:
     # Alembic loads this module halfway through its own import
@@ -60,7 +60,7 @@ class PolicyChange:
         blocked = (
             before is not None
             and touched
-            and any(is_touched(each, touched) for each in table.dependencies(before))
+            and any(is_among(each, touched) for each in table.dependencies(before))
         )
         if before is not None and (target is None or blocked):
             first.append(table.drop(before))
