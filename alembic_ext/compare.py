@@ -324,7 +324,7 @@ def _bootstrap(run: _Run) -> Iterator[MigrateOperation]:
 
 
 def _group_role(state: RoleState, group: str | None) -> Iterator[MigrateOperation]:
-    wrong = {
+    wrong: dict[str, Any] = {
         name: value
         for name, value in ops.GROUP_ROLE_ATTRIBUTES.items()
         if getattr(state, name) is not value
@@ -429,7 +429,7 @@ def _tenants(
         for each in run.declared
         for tenant in each.tenants or ()
     }
-    names = {
+    names: dict[str, Any] = {
         "role_prefix": tenancy.role_prefix,
         "tenants_role": tenancy.tenants_role,
     }
