@@ -29,10 +29,9 @@ from sqlalchemy_tenants.database.expected import Expected
 from sqlalchemy_tenants.declare import marks
 from sqlalchemy_tenants.tenancy import Tenancy
 
-from . import advice, ops, others
+from . import advice, others
 from .comparison import Comparison
-from .order import dropped, outside_of_batches, touched
-from .roles import (
+from .database import (
     bootstrap,
     default_privileges,
     removed_tenants,
@@ -40,6 +39,7 @@ from .roles import (
     unused,
     usage,
 )
+from .order import dropped, outside_of_batches, touched
 from .tables import TableChanges, TableComparison
 
 if TYPE_CHECKING:
@@ -82,7 +82,6 @@ def setup(plugin: Plugin) -> None:
     plugin.add_autogenerate_comparator(
         compare_with_others, "autogenerate", "tenancy", priority=DispatchPriority.LAST
     )
-    ops.remember_directives()
 
 
 def compare_before_tables(

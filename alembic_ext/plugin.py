@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 def setup(plugin: Plugin) -> None:
     """Register everything; called once by Alembic, while it is imported."""
     # here, and not above: Alembic loads this module halfway through its own import
-    from . import compare, ops, render, toimpl  # noqa: F401
+    from . import compare, ops, render  # noqa: F401
 
     compare.setup(plugin)

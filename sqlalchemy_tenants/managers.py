@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 
-from . import tenants
+from . import roles
 from .arguments import require_name
 from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
@@ -259,7 +259,7 @@ class PostgresManager(DBManager):
         if self._keeps("create_tenant", tenant):
             login = self._login()
             with self._admin_engine.begin() as connection:
-                tenants.create_tenant(connection, tenant, self._tenancy, login)
+                roles.create_tenant(connection, tenant, self._tenancy, login)
 
     def create_tenants(
         self,
@@ -294,7 +294,7 @@ class PostgresManager(DBManager):
             if self._keeps("create_tenants", *batch):
                 login = self._login()
                 with self._admin_engine.begin() as connection:
-                    created += tenants.create_tenants(
+                    created += roles.create_tenants(
                         connection, batch, self._tenancy, login
                     )
             done += len(batch)
@@ -313,7 +313,7 @@ class PostgresManager(DBManager):
         """
         if self._keeps("delete_tenant", tenant):
             with self._admin_engine.begin() as connection:
-                tenants.delete_tenant(connection, tenant, self._tenancy)
+                roles.delete_tenant(connection, tenant, self._tenancy)
 
     def list_tenants(self) -> list[str]:
         """Return all tenants in the order of their names, in their text form.
@@ -327,7 +327,7 @@ class PostgresManager(DBManager):
                 "rows; keep a table of tenants in the application and read that"
             )
         with self._engine.connect() as connection:
-            return tenants.list_tenants(connection, self._tenancy)
+            return roles.list_tenants(connection, self._tenancy)
 
     def check(self, *, strict: bool = False) -> list[Finding]:
         """Report what makes the isolation void, as the application's login sees it.
@@ -423,7 +423,7 @@ class PostgresManager(DBManager):
         """Return the login of the application's engine, asked once."""
         if self._login_name is None:
             with self._engine.connect() as connection:
-                self._login_name = tenants.session_login(connection)
+                self._login_name = roles.session_login(connection)
         return self._login_name
 
 

@@ -262,7 +262,7 @@ UNION ALL
 SELECT 'policy', p.polrelid::regclass || '.' || p.polname, concat_ws(' ', p.polcmd,
     p.polpermissive, ARRAY(SELECT r::regrole FROM unnest(p.polroles) r ORDER BY 1),
     pg_get_expr(p.polqual, p.polrelid), 'WITH CHECK',
-    pg_get_expr(p.polwithcheck, p.polrelid))
+    pg_get_expr(p.polwithcheck, p.polrelid), obj_description(p.oid, 'pg_policy'))
 FROM pg_policy p
 """
 

@@ -58,6 +58,7 @@ from sqlalchemy_tenants import (
     tenant_column,
     with_rls,
 )
+from sqlalchemy_tenants.database.expected import GROUP_ROLE_ATTRIBUTES
 from sqlalchemy_tenants.declare import mark_of
 from sqlalchemy_tenants.managers import PostgresManager
 from sqlalchemy_tenants.scope import sqlstate
@@ -601,6 +602,9 @@ OP = {
         directive("replace_tenant_function", schema="x", definition=None),
         directive("create_tenant_role", tenant="acme"),
         directive("drop_tenant_role", tenant="acme"),
+        directive("grant_tenant_role", tenant="acme", logins=["app"]),
+        directive("revoke_tenant_role", tenant="acme", logins=["app"]),
+        directive("alter_table_owner", **T, owner="x"),
         directive("enable_rls", **T),
         directive("disable_rls", **T),
         directive("create_policy", **P),
@@ -618,11 +622,14 @@ NAMES = {
     "create_group_role": "role member_of",
     "drop_group_role": "role member_of",
     "alter_group_role": "role",
-    "grant_membership": "group member",
-    "revoke_membership": "group member",
+    "grant_membership": "group member granted_by",
+    "revoke_membership": "group member granted_by",
     "replace_tenant_function": "schema owner",
     "create_tenant_role": "logins:login role_prefix tenants_role",
     "drop_tenant_role": "role_prefix tenants_role",
+    "grant_tenant_role": "logins:login role_prefix tenants_role",
+    "revoke_tenant_role": "logins:login role_prefix tenants_role",
+    "alter_table_owner": "table_name owner schema existing_owner",
     "enable_rls": "table_name schema",
     "disable_rls": "table_name schema",
     "create_policy": "policy_name=policy table_name schema roles:role",
@@ -633,6 +640,12 @@ NAMES = {
 }
 
 FLAGS = {
+    "alter_group_role": "undo",
+    "grant_membership": "inherit_option",
+    "revoke_membership": "undo",
+    "grant_tenant_role": "undo",
+    "revoke_tenant_role": "undo",
+    "drop_tenant_role": "undo",
     "create_group_role": "admin",
     "drop_group_role": "admin",
     "enable_rls": "force",
@@ -657,12 +670,12 @@ PRIVILEGES = (OP["grant_privileges"], OP["revoke_privileges"])
 @wrong_calls(
     *wrong_names(),
     *(
-        flags(OP[name], flag, "grant option" if "_option" in flag else flag)
+        flags(OP[name], flag, "grant option" if "grant_option" in flag else flag)
         for name, flag in FLAGS.items()
     ),
     *(
         values(OP["alter_group_role"], flag, (1, "no"), TypeError, f"{flag} is True or")
-        for flag in ops.GROUP_ROLE_ATTRIBUTES
+        for flag in GROUP_ROLE_ATTRIBUTES
     ),
     values(
         OP["alter_group_role"], "login", (None,), ValueError, "'x': name what to alt"
@@ -681,7 +694,8 @@ PRIVILEGES = (OP["grant_privileges"], OP["revoke_privileges"])
     conditions(OP["alter_policy"]),
     *(
         values(OP[name], "tenant", BAD_TENANTS, InvalidTenant, "tenant")
-        for name in ("create_tenant_role", "drop_tenant_role")
+        for name in OP
+        if "tenant_role" in name
     ),
     values(
         OP["replace_tenant_function"], "definition", (1, b"x"), TypeError, "^defini"

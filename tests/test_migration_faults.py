@@ -24,10 +24,10 @@ from sqlalchemy import Connection, Engine, event, pool, text
 from sqlalchemy.exc import DBAPIError
 
 from alembic_ext import ops
+from alembic_ext.ops import OWNED_COMMENT
 from projects import Project, snapshot
 from servers import Database, requested_version
 from sqlalchemy_tenants import Tenancy, TenantSession
-from sqlalchemy_tenants.ddl import OWNED_COMMENT
 from sqlalchemy_tenants.managers import PostgresManager
 from sqlalchemy_tenants.scope import sqlstate
 from tenancy import DRIVERS, World, grant_logins

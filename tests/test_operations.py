@@ -22,6 +22,7 @@ from alembic_ext import ops
 from alembic_ext.ops import (
     AlterGroupRoleOp,
     AlterPolicyOp,
+    AlterTableOwnerOp,
     CreateGroupRoleOp,
     CreatePolicyOp,
     CreateTenancyOp,
@@ -30,8 +31,11 @@ from alembic_ext.ops import (
     EnableRLSOp,
     GrantMembershipOp,
     GrantPrivilegesOp,
+    GrantTenantRoleOp,
     ReplaceTenantFunctionOp,
+    RevokeMembershipOp,
     RevokePrivilegesOp,
+    RevokeTenantRoleOp,
     TenancyOp,
 )
 from projects import snapshot
@@ -63,9 +67,13 @@ OPERATIONS: list[TenancyOp] = [
     CreateGroupRoleOp("admins", admin=True),
     AlterGroupRoleOp("more", login=True, create_db=True, inherit=False),
     GrantMembershipOp("more", "app"),
+    GrantMembershipOp("admins", "app", inherit_option=False, admin_option=True),
+    RevokeMembershipOp("admins", "app", inherit_option=False, admin_option=True),
     ReplaceTenantFunctionOp("tenancy", DEFINITION, existing=FUNCTION),
     CreateTenantRoleOp("a'c\"me %", logins=("app",)),
     CreateTenantRoleOp("x", role_prefix="t_", tenants_role="The Tenants"),
+    GrantTenantRoleOp("a'c\"me %", ("owner",)),
+    RevokeTenantRoleOp("a'c\"me %", ("app", "owner", "gone")),
     EnableRLSOp("t"),
     EnableRLSOp("Table", schema="Sch%ema", force=False, existing=(True, True)),
     DisableRLSOp("t"),
@@ -84,6 +92,8 @@ OPERATIONS: list[TenancyOp] = [
         schema="Sch%ema",
     ),
     CreatePolicyOp(Policy("long", using=LONG), "t"),
+    CreatePolicyOp(Policy("c", using="id > 5 -- %few"), "t", comment="it's 50%\\n"),
+    AlterTableOwnerOp("Table", "owner", schema="Sch%ema", existing_owner="superuser"),
     AlterPolicyOp("p", "t", roles=["tenants"], existing_roles=["public"]),
     AlterPolicyOp(
         "P o%l'i\"cy",
@@ -105,9 +115,16 @@ OPERATIONS: list[TenancyOp] = [
     GrantPrivilegesOp("Table_id_seq", ["SELECT"], ["app"], schema="Sch%ema",
                       object_type="SEQUENCE"),
     GrantPrivilegesOp("Sch%ema", ["USAGE", "CREATE"], ["app"], object_type="SCHEMA"),
+    GrantPrivilegesOp(None, ["CREATE"], ["app"], object_type="SCHEMA"),
     GrantPrivilegesOp("current_tenant", ["EXECUTE"], ["app"], schema="tenancy",
                       object_type="FUNCTION"),
+    GrantPrivilegesOp('"To%tal"(integer,"Sch%ema"."Table")', ["EXECUTE"], ["app"],
+                      schema="Sch%ema", object_type="FUNCTION"),
     GrantPrivilegesOp(None, ["SELECT"], ["app"], object_type="DEFAULT TABLES"),
+    GrantPrivilegesOp("Sch%ema", "USAGE", "app", object_type="DEFAULT SEQUENCES"),
+    RevokePrivilegesOp(None, "EXECUTE", "public", object_type="DEFAULT FUNCTIONS"),
+    GrantPrivilegesOp("Sch%ema", "USAGE", "app", object_type="DEFAULT TYPES"),
+    GrantPrivilegesOp(None, "CREATE", "app", object_type="DEFAULT SCHEMAS"),
     GrantPrivilegesOp("Sch%ema", ["SELECT", "DELETE"], ["app"],
                       object_type="DEFAULT TABLES", granted_by="owner"),
     GrantPrivilegesOp("t", ["SELECT"], [f"role_{i:02}" for i in range(20)]),
@@ -117,6 +134,8 @@ TABLES = """
 CREATE TABLE t (id integer, tenant text, item text, "Q" text, "we""ird %" text);
 CREATE SCHEMA "Sch%ema";
 CREATE TABLE "Sch%ema"."Table" (id serial, item text);
+CREATE FUNCTION "Sch%ema"."To%tal"(integer, "Sch%ema"."Table") RETURNS integer
+LANGUAGE sql AS 'SELECT $1';
 ALTER TABLE "Sch%ema"."Table" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 """
 

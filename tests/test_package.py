@@ -61,7 +61,7 @@ def test_alembic_does_not_load_sqlglot() -> None:
         "alembic_ext.ops",
         "alembic_ext.compare",
         "alembic_ext.directives",
-        "sqlalchemy_tenants.ddl",
+        "sqlalchemy_tenants.roles",
     ],
 )
 def test_whichever_module_is_imported_first(module: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from alembic.operations.ops import MigrateOperation
 
@@ -55,7 +56,16 @@ def bootstrap(
     for membership in comparison.expected.surplus_memberships(database):
         group, member = membership.group, membership.member
         log.info("Detected membership of role %r in %r", member, group)
-        yield ops.RevokeMembershipOp(group, member)
+        yield ops.RevokeMembershipOp(
+            group,
+            member,
+            inherit_option=membership.inherit,
+            set_option=membership.set,
+            admin_option=membership.admin,
+            granted_by=membership.grantor
+            if database.server_version >= 160000
+            else None,
+        )
     for owner in sorted(admins):
         if create and owner == database.current_user:
             continue  # a part of create_tenancy
@@ -158,7 +168,9 @@ def usage(
                     f"not grant: PostgreSQL would only warn. Let {owner} run: GRANT "
                     f"USAGE ON SCHEMA {schema} TO {roles}"
                 )
-        changes = grant_ops(name, found, wanted, object_type="SCHEMA")
+        changes = grant_ops(
+            comparison.schema_name(name), found, wanted, object_type="SCHEMA"
+        )
         if changes:
             log.info("Detected changed privileges on schema %r", name)
         yield from changes
@@ -198,7 +210,10 @@ def _declared(
 def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
     """Yield what creates or repairs the roles of tenants that are declared."""
     tenancy, existing = comparison.tenancy, comparison.database.tenants
-    names = {"role_prefix": tenancy.role_prefix, "tenants_role": tenancy.tenants_role}
+    names: dict[str, Any] = {
+        "role_prefix": tenancy.role_prefix,
+        "tenants_role": tenancy.tenants_role,
+    }
     for role, (tenant, logins) in sorted(_declared(comparison).items()):
         state = existing.get(role)
         if state is None:
@@ -261,7 +276,9 @@ def unused(
     for name in sorted({schema for schema, table in removed} - used):
         state = database.schemas[name]
         found = {grant for grant in state.grants if expected.is_group(grant.role)}
-        yield from grant_ops(name, found, (), object_type="SCHEMA")
+        yield from grant_ops(
+            comparison.schema_name(name), found, (), object_type="SCHEMA"
+        )
     if comparison.wanted or remaining or database.function is None:
         return
     defaults_left = [

@@ -1,16 +1,16 @@
-"""Tenants in the database: create, delete and list their roles.
+"""Tenants' roles: the SQL of one role, and how to create, delete and list them.
 
-Plain functions on a connection; the sync and the async manager both call them.
+Plain functions on a connection; the sync and the async manager both call them. The
+operations of migrations use the SQL, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import ARRAY, Connection, Text, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
-from .ddl import CreateTenantRole, DropTenantRole, GrantTenantRole
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from .policies import quote_dollar, quote_literal, quote_name
 from .scope import (
@@ -24,6 +24,9 @@ from .scope import (
     sqlstate,
 )
 from .tenancy import Tenancy, TenantId
+
+#: Condition of SQL: GRANT of a role has the options INHERIT and SET.
+SERVER_16 = "current_setting('server_version_num')::integer >= 160000"
 
 _FROM_MEMBERS = """
     FROM pg_catalog.pg_auth_members m
@@ -48,6 +51,88 @@ _THERE = text(
 _EXISTS = text(f"SELECT EXISTS (SELECT {_FROM_MEMBERS} AND member.rolname = :role)")
 
 
+def do_block(lines: Iterable[str], declare: Sequence[str] = ()) -> str:
+    """Return a ``DO`` statement.
+
+    :param lines: PL/pgSQL, the body of the block.
+    :param declare: its declarations.
+    """
+    head = ["DECLARE", *(f"  {line}" for line in declare)] if declare else []
+    text = "\n".join(["", *head, "BEGIN", *(f"  {line}" for line in lines), "END "])
+    return "DO " + quote_dollar(text)
+
+
+def create_role_sql(role: str, tenants_role: str) -> str:
+    """Return ``CREATE ROLE`` of a tenant."""
+    return f"CREATE ROLE {quote_name(role)} NOLOGIN IN ROLE {quote_name(tenants_role)}"
+
+
+def grant_line(roles: str, member: str, options: str) -> str:
+    """Return a line of PL/pgSQL that grants roles.
+
+    :param roles: names, quoted.
+    :param member: name, quoted.
+    :param options: as in ``"INHERIT FALSE"``; PostgreSQL 15 could not parse them.
+    """
+    grant = quote_literal(f"GRANT {roles} TO {member}")
+    options = quote_literal(f" WITH {options}")
+    return f"EXECUTE {grant} || CASE WHEN {SERVER_16} THEN {options} ELSE '' END;"
+
+
+def grant_tenant_lines(role: str, login: str | None) -> list[str]:
+    """Return PL/pgSQL that lets a login act as a tenant without inheriting from it.
+
+    PostgreSQL 15 has no ``WITH INHERIT FALSE``. There a login that inherits is
+    refused, because it would fall under the tenants' policies while it acts as itself.
+
+    :param login: ``None`` for the current user, skipped on 15 where it inherits.
+    """
+    if login is None:
+        grantee = name = "current_user"
+        inherits = "NULL;"
+    else:
+        grantee, name = quote_name(login), quote_literal(login)
+        message = f"login {login} inherits the privileges of its roles"
+        inherits = (
+            "RAISE EXCEPTION USING ERRCODE = 'invalid_grant_operation', MESSAGE = "
+            + quote_literal(message)
+            + ", HINT = 'PostgreSQL 15 cannot switch that off for one role: "
+            "run ALTER ROLE … NOINHERIT first.';"
+        )
+    attributes = f"FROM pg_catalog.pg_roles WHERE rolname = {name}"
+    return [
+        f"IF (SELECT rolsuper {attributes}) THEN",
+        "  NULL;  -- a superuser acts as any role",
+        f"ELSIF NOT {SERVER_16} AND (SELECT rolinherit {attributes}) THEN",
+        f"  {inherits}",
+        "ELSE",
+        "  " + grant_line(quote_name(role), grantee, "INHERIT FALSE, SET TRUE"),
+        "END IF;",
+    ]
+
+
+def unless_granted_lines(role: str, member: str) -> list[str]:
+    """Return the end of a block that grants a role. PostgreSQL 15 refuses that where
+    another transaction does so at the same time; later versions wait.
+
+    :param role: its name, as an expression of SQL.
+    :param member: likewise.
+    """
+    return [
+        "EXCEPTION WHEN unique_violation THEN",
+        f"  IF NOT pg_catalog.pg_has_role({member}, {role}, 'MEMBER') THEN",
+        "    RAISE;",
+        "  END IF;",
+    ]
+
+
+def grant_tenant_sql(role: str, login: str) -> str:
+    """Return the statement that lets a login act as a tenant."""
+    lines = grant_tenant_lines(role, login)
+    lines += unless_granted_lines(quote_literal(role), quote_literal(login))
+    return do_block(lines)
+
+
 def create_tenant(
     connection: Connection, tenant: TenantId, tenancy: Tenancy, login: str
 ) -> None:
@@ -58,15 +143,14 @@ def create_tenant(
         may not create roles, or the migrations have not run.
     """
     _create_role(connection, tenant, tenancy)
-    connection.execute(GrantTenantRole(tenancy.role_for(tenant), login))
+    execute_text(connection, grant_tenant_sql(tenancy.role_for(tenant), login))
 
 
 def _create_role(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> None:
     role = tenancy.role_for(tenant)
-    element = CreateTenantRole(role, tenants_role=tenancy.tenants_role, tolerant=False)
     try:
         with connection.begin_nested():
-            connection.execute(element)
+            execute_text(connection, create_role_sql(role, tenancy.tenants_role))
     except DBAPIError as error:
         if sqlstate(error) in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
             if is_tenant(connection, tenant, tenancy):
@@ -155,14 +239,13 @@ def _create_roles(
     array = ", ".join(map(quote_literal, roles))
     execute_text(
         connection,
-        _block(
-            "DECLARE",
-            "  role text;",
-            "BEGIN",
-            f"  FOREACH role IN ARRAY ARRAY[{array}] LOOP",
-            "    EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);",
-            "  END LOOP;",
-            "END",
+        do_block(
+            [
+                f"FOREACH role IN ARRAY ARRAY[{array}] LOOP",
+                "  EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);",
+                "END LOOP;",
+            ],
+            declare=["role text;"],
         ),
     )
     names = ", ".join(map(quote_name, roles))
@@ -181,20 +264,17 @@ def _create_unless_there(
 
 def _grant_roles(connection: Connection, roles: Sequence[str], login: str) -> None:
     # the first one by itself: that refuses a login that may not have it, and tells why
-    connection.execute(GrantTenantRole(roles[0], login))
+    execute_text(connection, grant_tenant_sql(roles[0], login))
     if len(roles) == 1:
         return
     names = ", ".join(map(quote_name, roles[1:]))
-    grant = f"GRANT {names} TO {quote_name(login)}"
-    block = _block(
-        "BEGIN",
-        "  IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles"
-        f" WHERE rolname = {quote_literal(login)}) THEN",
-        f"    EXECUTE {quote_literal(grant)} || CASE",
-        "      WHEN current_setting('server_version_num')::integer >= 160000",
-        "      THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;",
-        "  END IF;",
-        "END",
+    block = do_block(
+        [
+            "IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles"
+            f" WHERE rolname = {quote_literal(login)}) THEN",
+            "  " + grant_line(names, quote_name(login), "INHERIT FALSE, SET TRUE"),
+            "END IF;",
+        ]
     )
     try:
         with connection.begin_nested():
@@ -204,11 +284,7 @@ def _grant_roles(connection: Connection, roles: Sequence[str], login: str) -> No
             raise
         # PostgreSQL 15, and somebody else grants one of them at the same time
         for role in roles[1:]:
-            connection.execute(GrantTenantRole(role, login))
-
-
-def _block(*lines: str) -> str:
-    return "DO " + quote_dollar("\n".join(["", *lines, ""]))
+            execute_text(connection, grant_tenant_sql(role, login))
 
 
 def delete_tenant(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> None:
@@ -224,7 +300,7 @@ def delete_tenant(connection: Connection, tenant: TenantId, tenancy: Tenancy) ->
         )
     try:
         with connection.begin_nested():
-            connection.execute(DropTenantRole(role, tolerant=False))
+            execute_text(connection, f"DROP ROLE {quote_name(role)}")
     except DBAPIError as error:
         state = sqlstate(error)
         # deleted meanwhile; XX000 where the other transaction had not ended yet

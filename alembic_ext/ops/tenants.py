@@ -1,0 +1,267 @@
+"""Roles of tenants that the models declare, and the logins that act as them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from sqlalchemy_tenants.arguments import require_flag, require_names
+from sqlalchemy_tenants.policies import quote_literal, quote_name
+from sqlalchemy_tenants.roles import (
+    create_role_sql,
+    do_block,
+    grant_tenant_lines,
+    unless_granted_lines,
+)
+from sqlalchemy_tenants.tenancy import Tenancy, TenantId, tenant_text
+
+from .base import TenancyOp, directive
+from .notes import (
+    OWNED_COMMENT,
+    Membership,
+    Notes,
+    indented,
+    is_owned,
+    notice,
+    unless_dropped_lines,
+    unless_needed,
+    unless_owned_lines,
+)
+
+
+@dataclass(eq=False)
+class _TenantRoleOp(TenancyOp):
+    tenant: TenantId
+    _: KW_ONLY
+    logins: Sequence[str] = ()
+    role_prefix: str = "tenant_"
+    tenants_role: str = "tenants"
+    undo: bool = False
+
+    def __post_init__(self) -> None:
+        self.tenant = tenant_text(self.tenant)
+        self.logins = tuple(require_names("login", self.logins))
+        self.undo = require_flag("undo", self.undo)
+        self.tenancy = Tenancy(
+            role_prefix=self.role_prefix,
+            tenants_role=self.tenants_role,
+        )
+        self.role = self.tenancy.role_for(self.tenant)
+
+    def _reversed(self, cls: type[Any]) -> Any:
+        return cls(
+            self.tenant,
+            logins=self.logins,
+            role_prefix=self.role_prefix,
+            tenants_role=self.tenants_role,
+            undo=not self.undo,
+        )
+
+
+@directive("create_tenant_role")
+class CreateTenantRoleOp(_TenantRoleOp):
+    """Create a tenant's role, unless the cluster has it, and let logins act as it.
+
+    e.g.::
+
+        op.create_tenant_role("acme", logins=["app"])
+
+    Emits ``CREATE ROLE "tenant_acme" NOLOGIN IN ROLE tenants``, and ``GRANT
+    "tenant_acme" TO app WITH INHERIT FALSE, SET TRUE``.
+
+    :param tenant: str, int or UUID.
+    :param logins: application logins that may act as the tenant; the current user
+        unless given, which suits development.
+    :param role_prefix: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param tenants_role: see :class:`sqlalchemy_tenants.Tenancy`.
+    :raises InvalidTenant: for what cannot identify a tenant.
+    """
+
+    reverse_only = ("undo",)
+
+    def statements(self, notes: Notes) -> Iterator[str]:
+        role, tenants_role = quote_name(self.role), quote_name(self.tenants_role)
+        literal = quote_literal(self.role)
+        refusal = quote_literal(
+            f"role {self.role} is no tenant: it may bypass policies"
+        )
+        as_tenant = Membership(self.tenants_role, self.role, notes)
+        lines = [
+            f"{create_role_sql(self.role, self.tenants_role)};",
+            f"COMMENT ON ROLE {role} IS {quote_literal(OWNED_COMMENT)};",
+            "EXCEPTION WHEN duplicate_object OR unique_violation THEN",
+            # somebody's account must not become a tenant by its name
+            f"  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}"
+            " AND (rolsuper OR rolbypassrls OR rolcreaterole)) THEN",
+            "    RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = "
+            f"{refusal}, HINT = 'Rename that role, or choose another role prefix.';",
+            "  END IF;",
+            "  BEGIN",
+            f"    GRANT {tenants_role} TO {role};",
+            *indented(indented(as_tenant.note_granted(inherits=False))),
+            *indented(unless_granted_lines(quote_literal(self.tenants_role), literal)),
+            "  END;",
+        ]
+        yield do_block(lines, as_tenant.declare)
+        for login in self.logins or (None,):
+            membership = Membership(self.role, login, notes)
+            yield grant_login_sql(membership, login, unless_owned=True)
+
+    def reverse(self) -> DropTenantRoleOp:
+        reversed_op: DropTenantRoleOp = self._reversed(DropTenantRoleOp)
+        return reversed_op
+
+
+@directive("drop_tenant_role")
+class DropTenantRoleOp(_TenantRoleOp):
+    """Drop a tenant's role, never rows.
+
+    e.g.::
+
+        op.drop_tenant_role("acme")
+
+    Emits ``DROP ROLE IF EXISTS "tenant_acme"``, which leaves the role while something
+    in a database depends on it.
+
+    :param tenant: str, int or UUID.
+    :param logins: the logins that may act as the tenant, which the reverse restores.
+    :param role_prefix: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param tenants_role: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param undo: as in downgrades: drop or revoke only what ``create_tenant_role``
+        created or granted, and nothing while another database needs ``tenants_role``.
+    :raises InvalidTenant: for what cannot identify a tenant.
+    """
+
+    reverse_only = ("logins",)
+
+    def statements(self, notes: Notes) -> Iterator[str]:
+        drop = f"DROP ROLE IF EXISTS {quote_name(self.role)};"
+        if not self.undo:
+            yield do_block([drop, *unless_dropped_lines(self.role)])
+            return
+        lines = [
+            f"IF {is_owned(self.role)} THEN",
+            f"  {drop}",
+            "ELSE",
+            "  " + notice(f"role {self.role} was not created here, left alone"),
+            "END IF;",
+        ]
+        lines = unless_needed(self.tenants_role, lines)
+        yield do_block([*lines, *unless_dropped_lines(self.role)])
+        logins = Membership(self.role, None, notes)
+        yield logins.undo_grant(needed=self.tenants_role, every_member=True)
+        as_tenant = Membership(self.tenants_role, self.role, notes)
+        yield as_tenant.undo_grant(needed=self.tenants_role)
+
+    def reverse(self) -> CreateTenantRoleOp:
+        reversed_op: CreateTenantRoleOp = self._reversed(CreateTenantRoleOp)
+        return reversed_op
+
+
+def grant_login_sql(
+    membership: Membership, login: str | None, *, unless_owned: bool = False
+) -> str:
+    """Return the statement that lets a login act as a tenant, and notes that it did.
+
+    :param unless_owned: note nothing where an operation created the role.
+    """
+    noted = membership.note_granted(inherits=False)
+    if unless_owned:
+        noted = unless_owned_lines(membership.group, noted)
+    lines = [
+        *grant_tenant_lines(membership.group, login),
+        *noted,
+        *unless_granted_lines(quote_literal(membership.group), membership.member),
+    ]
+    return do_block(lines, membership.declare)
+
+
+@dataclass(eq=False)
+class _LoginsOp(_TenantRoleOp):
+    logins: Sequence[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.logins:
+            raise ValueError(f"tenant {self.tenant!r}: name the logins")
+
+
+@directive("grant_tenant_role")
+class GrantTenantRoleOp(_LoginsOp):
+    """Let logins act as a tenant whose role exists.
+
+    e.g.::
+
+        op.grant_tenant_role("acme", ["app"])
+
+    Emits ``GRANT "tenant_acme" TO app WITH INHERIT FALSE, SET TRUE``. PostgreSQL 15 has
+    no such options: there a login that inherits is refused.
+
+    :param tenant: str, int or UUID.
+    :param logins: application logins that may act as the tenant.
+    :param role_prefix: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param tenants_role: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param undo: as in downgrades: grant only what the upgrade revoked in this
+        database, and nothing while another database needs ``tenants_role``.
+    :raises InvalidTenant: for what cannot identify a tenant.
+    :raises ValueError: for no login.
+    """
+
+    def statements(self, notes: Notes) -> Iterator[str]:
+        for login in self.logins:
+            membership = Membership(self.role, login, notes)
+            if not self.undo:
+                yield grant_login_sql(membership, login)
+                continue
+            names = [
+                f"pg_catalog.to_regrole({quote_literal(quote_name(each))}) IS NOT NULL"
+                for each in (self.role, login)
+            ]
+            lines = [
+                f"IF {notes.has(membership.revoked, strict=False)} THEN",
+                f"  IF {' AND '.join(names)} THEN",
+                *indented(indented(grant_tenant_lines(self.role, login))),
+                "  END IF;",
+                *indented(notes.remove(membership.revoked)),
+                "END IF;",
+            ]
+            yield do_block(unless_needed(self.tenants_role, lines))
+
+    def reverse(self) -> RevokeTenantRoleOp:
+        reversed_op: RevokeTenantRoleOp = self._reversed(RevokeTenantRoleOp)
+        return reversed_op
+
+
+@directive("revoke_tenant_role")
+class RevokeTenantRoleOp(_LoginsOp):
+    """Let logins act as a tenant no longer, whoever granted it.
+
+    e.g.::
+
+        op.revoke_tenant_role("acme", ["app"])
+
+    Emits ``REVOKE "tenant_acme" FROM app GRANTED BY …`` for each grantor, on PostgreSQL
+    15 without grantor. A role or a login that is gone is no error.
+
+    :param tenant: str, int or UUID.
+    :param logins: logins that may not act as the tenant any longer.
+    :param role_prefix: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param tenants_role: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param undo: as in downgrades: revoke only what the upgrade granted in this
+        database, and nothing while another database needs ``tenants_role``.
+    :raises InvalidTenant: for what cannot identify a tenant.
+    :raises ValueError: for no login.
+    """
+
+    def statements(self, notes: Notes) -> Iterator[str]:
+        for login in self.logins:
+            membership = Membership(self.role, login, notes)
+            if self.undo:
+                yield membership.undo_grant(needed=self.tenants_role, strict=False)
+            else:
+                yield membership.revoke(tolerant=True)
+
+    def reverse(self) -> GrantTenantRoleOp:
+        reversed_op: GrantTenantRoleOp = self._reversed(GrantTenantRoleOp)
+        return reversed_op
