@@ -288,7 +288,9 @@ def share(**kw: Any) -> object:
         )
     ),
     names(Tenancy, "logins", "login", several=True)[:-1],
-    values(Tenancy, "logins", (None, 1), TypeError, "^logins is a collection, not"),
+    values(Tenancy, "logins", (1,), TypeError, "^logins is a collection, not"),
+    names(Tenancy, "owners", "owner", several=True)[:-1],
+    values(Tenancy, "owners", (None, 1), TypeError, "^owners is a collection, not"),
     values(Tenancy, "tenants", (1, True), TypeError, "^tenants is a collection, not"),
     values(Tenancy, "tenants", (b"acme",), ValueError, "collections, not a string"),
     values(Tenancy, "tenants", ([True], [1.5], ["x" * 57]), InvalidTenant, "tenant "),
