@@ -79,7 +79,7 @@ class CreateTenancyOp(_TenancyNamesOp):
 
         The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
         """
-        tenancy = Tenancy(
+        tenancy = Tenancy.recorded(
             role_prefix=role_prefix,
             tenants_role=tenants_role,
             shared_role=shared_role,
@@ -119,7 +119,7 @@ class DropTenancyOp(_TenancyNamesOp):
 
         The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
         """
-        tenancy = Tenancy(
+        tenancy = Tenancy.recorded(
             role_prefix=role_prefix,
             tenants_role=tenants_role,
             shared_role=shared_role,
@@ -382,7 +382,9 @@ class _TenantRoleOp(TenancyOp):
     ) -> None:
         self.tenant = tenant_text(tenant)
         self.logins = tuple(require_names("login", logins))
-        self.tenancy = Tenancy(role_prefix=role_prefix, tenants_role=tenants_role)
+        self.tenancy = Tenancy.recorded(
+            role_prefix=role_prefix, tenants_role=tenants_role
+        )
         self.role = self.tenancy.role_for(tenant)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
