@@ -44,8 +44,9 @@ from sqlalchemy_tenants.catalog import (
     RoleState,
     TableState,
 )
-from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of, marks
-from sqlalchemy_tenants.policies import Policy, deparsed, quote_name, quote_qualified
+from sqlalchemy_tenants.declare import Mark, TenantTable, casts_of, mark_of, marks
+from sqlalchemy_tenants.identity import require_canonical, tenant_collation
+from sqlalchemy_tenants.policies import Policy, printed, quote_name, quote_qualified
 from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy, tenant_text
 
 from . import advice, ops
@@ -148,6 +149,11 @@ class _Run:
     def columns(self) -> dict[tuple[str, str], dict[str, str]]:
         """Columns and their types by table, read when first asked for."""
         return catalog.read_columns(self.connection)
+
+    @cached_property
+    def folding_columns(self) -> dict[tuple[str, str, str], str]:
+        """Columns with a nondeterministic collation, read when first asked for."""
+        return catalog.read_folding_columns(self.connection)
 
     def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
         """Return the policies of a table with that mark."""
@@ -253,6 +259,7 @@ def _start(autogen_context: AutogenContext) -> list[_Run]:
             tenancy = Tenancy.of(each)
             configured.setdefault(_names(tenancy), []).append((tenancy, marked))
     _refuse_collisions(configured)
+    _refuse_tenants(collections)
     runs = []
     for names, found in (configured or {Tenancy(): []}).items():
         declared = [tenancy for tenancy, marked in found if tenancy.tenants is not None]
@@ -290,6 +297,22 @@ def _refuse_collisions(configured: Collection[Tenancy]) -> None:
                     f"{name!r}, and differ otherwise: give each names of its own, or "
                     f"use the same configuration"
                 )
+
+
+def _refuse_tenants(collections: Collection[MetaData]) -> None:
+    """Refuse a declared tenant that is none in a table of the same configuration.
+
+    :raises InvalidTenant: see :func:`.require_canonical`.
+    """
+    for each in collections:
+        tenancy = Tenancy.of(each)
+        casts = [
+            casts_of(other)
+            for other in collections
+            if _names(Tenancy.of(other)) == _names(tenancy)
+        ]
+        for tenant in tenancy.tenants or ():
+            require_canonical(tenant, frozenset().union(*casts))
 
 
 def _bootstrap(run: _Run) -> Iterator[MigrateOperation]:
@@ -597,6 +620,7 @@ class _TableComparison:
         changes = len(self.run.changes)
         self._add(op for op in grants if isinstance(op, ops.RevokePrivilegesOp))
         if isinstance(self.mark, TenantTable):
+            self._refuse_collation(self.mark)
             if existing is not None and existing.owner_is_admin is not True:
                 self.run.owners.add(existing.owner)
             self._compare_policies(self.mark)
@@ -612,6 +636,30 @@ class _TableComparison:
             self.run.opening += granted
         else:
             self._add(granted)
+
+    def _refuse_collation(self, mark: TenantTable) -> None:
+        """Refuse a tenant column whose collation takes texts that differ for equal:
+        policies may compare bytes, but unique and foreign keys would not.
+
+        :raises CommandError: with the column and what to do.
+        """
+        if not self.run.database.folding or mark.cast:
+            return
+        assert self.table is not None
+        column = next(c for c in self.table.c if c.name == mark.column)
+        declared = tenant_collation(column.type)
+        found = self.run.folding_columns.get((*self.key, mark.column))
+        folding = {declared, found} & self.run.database.folding
+        if folding:
+            raise CommandError(
+                f"column {mark.column!r} of table {self.full_name!r} has the "
+                f"nondeterministic collation {folding.pop()!r}, under which two "
+                f"tenants could be equal; declare another one, and if the table has "
+                f"it already, write a revision by hand that drops the table's "
+                f"policies and runs: ALTER TABLE {quote_qualified(*self.key)} ALTER "
+                f"COLUMN {quote_name(mark.column)} TYPE text COLLATE "
+                f'pg_catalog."default"'
+            )
 
     def dependencies(self, policy: Policy) -> frozenset[Dependency]:
         """Return what a policy of the database mentions."""
@@ -891,14 +939,19 @@ class _TableComparison:
         if self._is_own(policy):
             assert isinstance(self.mark, TenantTable)
             # our own, whose printed form is known
-            column, cast = self.mark.column, self.mark.cast
-            if before in deparsed(target, column, cast):
-                return True
-            if not database.function_visible:
-                return False
-            call = f"{quote_qualified(tenancy.schema, FUNCTION_NAME)}()"
-            unqualified = target.replace(call, f"{FUNCTION_NAME}()")
-            return before in deparsed(unqualified, column, cast)
+            mark = self.mark
+            return any(
+                before
+                in printed(
+                    policy.name,
+                    mark.column,
+                    mark.cast,
+                    tenancy,
+                    bytewise=mark.bytewise,
+                    visible=visible,
+                )
+                for visible in {False, database.function_visible}
+            )
         from .expressions import same_expression
 
         return same_expression(

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alembic.operations import Operations
+from sqlalchemy import MetaData
 
 from sqlalchemy_tenants import ddl
+from sqlalchemy_tenants.declare import require_tenant_of
+from sqlalchemy_tenants.tenancy import TenantId
 
 from . import ops
 
@@ -107,6 +110,7 @@ def create_tenant_role(
     operations: Operations, operation: ops.CreateTenantRoleOp
 ) -> None:
     role = operation.role
+    _require_canonical(operations, operation.tenant)
     _execute(
         operations,
         ddl.CreateTenantRole(
@@ -114,6 +118,17 @@ def create_tenant_role(
         ),
         *(ddl.GrantTenantRole(role, login) for login in operation.logins or (None,)),
     )
+
+
+def _require_canonical(operations: Operations, tenant: TenantId) -> None:
+    """Refuse another spelling of a tenant, where the context knows the models.
+
+    Not a tenant that they cannot hold: they may have changed since the revision.
+    """
+    metadata = operations.migration_context.opts.get("target_metadata")
+    collections = [metadata] if isinstance(metadata, MetaData) else metadata or ()
+    for each in collections:
+        require_tenant_of(tenant, each, held=False)
 
 
 @Operations.implementation_for(ops.DropTenantRoleOp)

@@ -130,6 +130,8 @@ class Catalog:
     :param function_grants: what everyone but its owner holds on it.
     :param table_defaults: default privileges of tables in any schema, by the role that
         creates them.
+    :param folding: nondeterministic collations, under which texts that differ may be
+        equal.
     :param has_views: whether there are views at all.
     :param tenants: logins that may act as a tenant, by its role, without those that
         only administer it; read on demand.
@@ -144,6 +146,7 @@ class Catalog:
     roles: dict[str, RoleState]
     schemas: dict[str, SchemaState]
     table_defaults: dict[str, frozenset[Grant]]
+    folding: frozenset[str]
     has_views: bool
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
     tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -234,6 +237,10 @@ _DATABASE = text(
             FROM pg_catalog.pg_namespace n WHERE {_SYSTEM_SCHEMAS}
         ),
         'table_defaults', ARRAY({_table_defaults("0")}),
+        'folding', ARRAY(
+            SELECT l.collname FROM pg_catalog.pg_collation l
+            WHERE NOT l.collisdeterministic
+        ),
         'has_views', EXISTS (
             SELECT FROM pg_catalog.pg_class
             WHERE oid >= {_FIRST_OID} AND relkind IN ('v', 'm')
@@ -404,6 +411,17 @@ _TYPES = text(
     """
 )
 
+_FOLDING = text(
+    """
+    SELECT n.nspname, c.relname, a.attname, l.collname
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+    WHERE NOT l.collisdeterministic AND NOT a.attisdropped
+    """
+)
+
 _TENANTS = text(
     """
     SELECT tenant.rolname, array_remove(array_agg(DISTINCT login.rolname), NULL)
@@ -482,6 +500,7 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
             for schema in facts["schemas"] or ()
         },
         table_defaults=_as_table_defaults(facts["table_defaults"]),
+        folding=frozenset(facts["folding"]),
         has_views=facts["has_views"],
     )
 
@@ -567,6 +586,13 @@ def read_columns(connection: Connection) -> dict[tuple[str, str], dict[str, str]
     """Read columns and their types, by schema and table; one query."""
     rows = connection.execute(_TYPES)
     return {(schema, table): loads(columns) for schema, table, columns in rows}
+
+
+def read_folding_columns(connection: Connection) -> dict[tuple[str, str, str], str]:
+    """Read columns that have a nondeterministic collation, also by their domain, and
+    its name, by schema, table and column; one query."""
+    rows = connection.execute(_FOLDING)
+    return {(schema, table, column): name for schema, table, column, name in rows}
 
 
 def read_tenants(

@@ -13,19 +13,21 @@ from sqlalchemy import Connection, MetaData, text
 
 from . import catalog
 from .catalog import Catalog, TableState
-from .declare import Mark, TenantTable, marks
+from .declare import Mark, TenantTable, casts_of, marks
 from .exceptions import ScopeError
+from .identity import CASTS, is_canonical
 from .policies import (
     ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
     TENANT_PRIVILEGES,
-    deparsed,
+    printed,
     quote_grantee,
     quote_name,
     quote_qualified,
 )
 from .tenancy import Isolation, Tenancy
+from .tenants import list_tenants
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -189,6 +191,8 @@ def run_checks(
         *_check_login(login, database, marked, tenancy, isolation),
         *_check_database(database, tenancy, schema),
         *_check_tables(database, marked, tenancy),
+        *_check_collations(connection, database, marked),
+        *_check_tenants(connection, tenancy, metadata),
         *_check_unmarked(database, marked, tenancy),
         *_check_privileges(database, marked, tenancy),
         *_check_around(around, database, marked),
@@ -368,7 +372,14 @@ def _check_tables(
         if mark is None and column is None:
             yield finding("policy-altered", "its policies compare no column")
             continue
-        yield from _check_policies(table, column, mark, tenancy, name)
+        assert column is not None
+        yield from min(
+            (
+                list(_check_policies(table, each, tenancy, database.function_visible))
+                for each in _possible_marks(column, mark)
+            ),
+            key=len,
+        )
         others = [
             policy.name
             for policy in table.policies.values()
@@ -384,22 +395,70 @@ def _check_tables(
             )
 
 
-def _check_policies(
-    table: TableState,
-    column: str | None,
-    mark: TenantTable | None,
-    tenancy: Tenancy,
-    name: str,
+def _check_collations(
+    connection: Connection, database: Catalog, marked: _Marked
 ) -> Iterator[Finding]:
-    assert column is not None
-    cast = mark.cast if mark is not None else _CASTS.get(table.columns[column], "")
-    for policy in TenantTable(column, cast).policies(tenancy):
+    if not database.folding:
+        return
+    columns = catalog.read_folding_columns(connection)
+    for key, mark in marked.items():
+        table = database.tables.get(key)
+        column = None if table is None else _tenant_column(table, mark)
+        if column is not None and (*key, column) in columns:
+            yield Finding(
+                "tenant-collation",
+                quote_qualified(*key),
+                "error",
+                f"column {quote_name(column)} has the nondeterministic collation "
+                f"{quote_name(columns[*key, column])}, under which two tenants could "
+                f"be equal",
+                f"DROP the table's policies, ALTER TABLE {quote_qualified(*key)} ALTER "
+                f"COLUMN {quote_name(column)} TYPE text COLLATE "
+                f'pg_catalog."default", then alembic revision --autogenerate, and '
+                f"upgrade",
+            )
+
+
+def _check_tenants(
+    connection: Connection, tenancy: Tenancy, metadata: MetaData | None
+) -> Iterator[Finding]:
+    # any text is a tenant's where a column holds text only
+    if metadata is None or not casts_of(metadata) - {""}:
+        return
+    casts = casts_of(metadata)
+    invalid = [
+        tenant
+        for tenant in list_tenants(connection, tenancy)
+        if not is_canonical(tenant, casts)
+    ]
+    if invalid:
+        shown = ", ".join(map(repr, invalid[:5])) + (", ..." if invalid[5:] else "")
+        yield Finding(
+            "tenant-invalid",
+            tenancy.tenants_role,
+            "warning",
+            f"tenants see no rows, because no tenant column prints a value like this: "
+            f"{shown} ({len(invalid)} in all)",
+            f"delete_tenant({invalid[0]!r}), unless it belongs to another database",
+        )
+
+
+def _check_policies(
+    table: TableState, mark: TenantTable, tenancy: Tenancy, visible: bool
+) -> Iterator[Finding]:
+    for policy in mark.policies(tenancy)[:3]:
         found = table.policies.get(policy.name)
         if found is None:
             code, message = "policy-missing", f"policy {policy.name} is missing"
         else:
-            assert policy.using is not None
-            texts = deparsed(policy.using, column, cast)
+            texts = printed(
+                policy.name,
+                mark.column,
+                mark.cast,
+                tenancy,
+                bytewise=mark.bytewise,
+                visible=visible,
+            )
             same = (
                 found.using in texts
                 and found.with_check in texts
@@ -411,19 +470,23 @@ def _check_policies(
             code, message = "policy-altered", f"policy {policy.name} was altered"
         yield Finding(
             code,
-            name,
+            quote_qualified(table.schema, table.name),
             "error",
             message,
             "alembic revision --autogenerate, and upgrade",
         )
 
 
-_CASTS = {
-    "smallint": "::smallint",
-    "integer": "::integer",
-    "bigint": "::bigint",
-    "uuid": "::uuid",
-}
+def _possible_marks(column: str, mark: Mark | None) -> list[TenantTable]:
+    """Return the mark; without models, each that the column could have."""
+    if isinstance(mark, TenantTable):
+        return [mark]
+    return [
+        TenantTable(column, cast, bytewise=bytewise)
+        for cast in CASTS
+        for bytewise in (False, True)
+        if not (cast and bytewise)
+    ]
 
 
 def _tenant_column(table: TableState, mark: Mark | None) -> str | None:
@@ -433,10 +496,10 @@ def _tenant_column(table: TableState, mark: Mark | None) -> str | None:
     for name in (FLOOR_POLICY, ISOLATION_POLICY):
         policy = table.policies.get(name)
         if policy is not None and policy.using is not None:
+            compared = policy.using.lstrip("(")
             for column in table.columns:
-                if policy.using.startswith(
-                    (f"({quote_name(column)} = ", f"(({quote_name(column)})::text = ")
-                ):
+                left = quote_name(column)
+                if compared.startswith((f"{left} = ", f"{left})::")):
                     return column
     return None
 

@@ -454,7 +454,7 @@ def test_tenant_columns_of_other_types(base: Any) -> None:
         tenant: Mapped[uuid.UUID] = tenant_column(Uuid)
 
     default = Order.__table__.c.tenant.server_default.arg
-    assert str(default) == "tenancy.current_tenant()::uuid"
+    assert str(default) == "(tenancy.current_tenant())::uuid"
 
 
 def test_a_tenant_column_is_not_null_without_annotation_too(base: Any) -> None:
