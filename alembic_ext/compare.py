@@ -26,7 +26,8 @@ from sqlalchemy import MetaData, Table
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import Expected
-from sqlalchemy_tenants.declare import marks
+from sqlalchemy_tenants.declare import casts_of, marks
+from sqlalchemy_tenants.identity import require_canonical
 from sqlalchemy_tenants.tenancy import Tenancy
 
 from . import advice, others
@@ -188,6 +189,7 @@ def _start(autogen_context: AutogenContext) -> _Run:
             tenancy = Tenancy.of(each)
             configured.setdefault(_names(tenancy), []).append((tenancy, marked))
     _refuse_collisions(configured)
+    _refuse_tenants(collections)
     default_schema = connection.dialect.default_schema_name or "public"
     comparisons = []
     for names, found in (configured or {Tenancy(): []}).items():
@@ -216,6 +218,22 @@ def _start(autogen_context: AutogenContext) -> _Run:
         advice.check_models(collections)
         advice.check_views(comparisons[0], collections)
     return _Run(comparisons, collections)
+
+
+def _refuse_tenants(collections: Collection[MetaData]) -> None:
+    """Refuse a declared tenant that is none in a table of the same configuration.
+
+    :raises InvalidTenant: see :func:`.require_canonical`.
+    """
+    for each in collections:
+        tenancy = Tenancy.of(each)
+        casts = [
+            casts_of(other)
+            for other in collections
+            if _names(Tenancy.of(other)) == _names(tenancy)
+        ]
+        for tenant in tenancy.tenants or ():
+            require_canonical(tenant, frozenset().union(*casts))
 
 
 def _marked(

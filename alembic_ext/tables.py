@@ -16,10 +16,20 @@ from sqlalchemy import Sequence, Table
 from sqlalchemy import types as sqltypes
 
 from sqlalchemy_tenants.database.catalog import Dependency, Grant
-from sqlalchemy_tenants.database.expected import altered_parts, readers
+from sqlalchemy_tenants.database.expected import (
+    altered_parts,
+    printed_policy,
+    readers,
+)
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
-from sqlalchemy_tenants.policies import Policy, deparsed, quote_name, quote_qualified
-from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy
+from sqlalchemy_tenants.identity import tenant_collation
+from sqlalchemy_tenants.policies import (
+    OWN_POLICIES,
+    Policy,
+    quote_name,
+    quote_qualified,
+)
+from sqlalchemy_tenants.tenancy import Tenancy
 
 from . import ops
 from .comparison import Comparison, log
@@ -211,12 +221,25 @@ class TableComparison:
         )
 
     def _refuse_folded(self, mark: TenantTable) -> None:
-        if mark.column in self.comparison.database.folded.get(self.key, ()):
-            table, column = quote_qualified(*self.key), quote_name(mark.column)
+        """Refuse a tenant column whose collation takes texts that differ for equal.
+
+        Policies may compare bytes, but unique and foreign keys would not.
+        """
+        database = self.comparison.database
+        if not database.folding or mark.cast:
+            return
+        assert self.table is not None
+        column = next(each for each in self.table.c if each.name == mark.column)
+        held = database.folded.get(self.key, {}).get(mark.column)
+        folding = {tenant_collation(column.type), held} & database.folding
+        if folding:
+            table, name = quote_qualified(*self.key), quote_name(mark.column)
             self.changes.refusals.append(
-                f"column {column} of table {table} has a nondeterministic collation, "
-                f"which takes tenants for equal whose names differ; ALTER TABLE "
-                f'{table} ALTER COLUMN {column} TYPE text COLLATE "C"'
+                f"column {name} of table {table} has the nondeterministic collation "
+                f"{folding.pop()!r}, under which two tenants could be equal; declare "
+                f"another one, and if the table has it already, write a revision by "
+                f"hand that drops the table's policies and runs: ALTER TABLE {table} "
+                f'ALTER COLUMN {name} TYPE text COLLATE pg_catalog."default"'
             )
 
     def _refuse_grants(self, existing: Any) -> None:
@@ -506,7 +529,7 @@ class TableComparison:
         """Whether it is one of the three that keep tenants apart."""
         return (
             isinstance(self.mark, TenantTable)
-            and policy in self.comparison.policies_of(self.mark)[:3]
+            and policy in self.comparison.policies_of(self.mark)[:OWN_POLICIES]
         )
 
     def _differences(
@@ -535,14 +558,9 @@ class TableComparison:
         if self._is_own(policy):
             assert isinstance(self.mark, TenantTable)
             # our own, whose printed form is known
-            column, cast = self.mark.column, self.mark.cast
-            if before in deparsed(target, column, cast):
-                return True
-            if not database.function_visible:
-                return False
-            call = f"{quote_qualified(tenancy.schema, FUNCTION_NAME)}()"
-            unqualified = target.replace(call, f"{FUNCTION_NAME}()")
-            return before in deparsed(unqualified, column, cast)
+            return before in printed_policy(
+                policy, self.mark, tenancy, database.function_visible
+            )
         from .expressions import same_expression
 
         return same_expression(

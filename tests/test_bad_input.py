@@ -360,7 +360,9 @@ def test_members_of_enumerations_are_names() -> None:
     class Name(str, enum.Enum):  # noqa: UP042 - which formats as "Name.MINE"
         MINE = "mine"
 
-    tenancy = Tenancy(schema=Name.MINE, tenants_role=Name.MINE, logins=[Name.MINE])
+    tenancy = Tenancy.named(
+        "x", schema=Name.MINE, tenants_role=Name.MINE, logins=[Name.MINE]
+    )
     assert f"{tenancy.schema} {tenancy.tenants_role} {next(iter(tenancy.logins))}" == (
         "mine mine mine"
     )

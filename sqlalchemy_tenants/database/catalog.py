@@ -170,7 +170,9 @@ class Catalog:
     :param memberships: of group roles, and of tenants' roles beside that in the group
         role of all tenants.
     :param defaults: default privileges of what is created in any schema.
-    :param folded: columns whose collation takes different texts for equal, by table.
+    :param folding: nondeterministic collations, under which texts that differ may be
+        equal.
+    :param folded: columns that have one, also by their domain, by table: its name.
     :param has_views: whether there are views at all.
     :param tenants: the tenants' roles; read on demand.
     """
@@ -187,7 +189,8 @@ class Catalog:
     memberships: tuple[Membership, ...]
     schemas: dict[str, SchemaState]
     defaults: Defaults
-    folded: dict[tuple[str, str], frozenset[str]]
+    folding: frozenset[str]
+    folded: dict[tuple[str, str], dict[str, str]]
     has_views: bool
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
     tenants: dict[str, TenantState] = field(default_factory=dict)
@@ -342,17 +345,22 @@ _DATABASE = f"""
             FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
         ),
         'defaults', ARRAY({_defaults("0")}),
+        'folding', ARRAY(
+            SELECT l.collname FROM pg_catalog.pg_collation l
+            WHERE NOT l.collisdeterministic
+        ),
         -- the first condition is evaluated once: columns are many
         'folded', ARRAY(
-            SELECT pg_catalog.json_build_array(n.nspname, c.relname, a.attname)
+            SELECT pg_catalog.json_build_array(
+                n.nspname, c.relname, a.attname, l.collname)
             FROM pg_catalog.pg_attribute a
             JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
             WHERE EXISTS (
                 SELECT FROM pg_catalog.pg_collation WHERE NOT collisdeterministic)
-            AND a.attcollation IN (
-                SELECT oid FROM pg_catalog.pg_collation WHERE NOT collisdeterministic)
-            AND c.relkind IN ('r', 'p') AND NOT a.attisdropped
+            AND NOT l.collisdeterministic AND c.relkind IN ('r', 'p')
+            AND NOT a.attisdropped
         ),
         'has_views', EXISTS (
             SELECT FROM pg_catalog.pg_class
@@ -592,9 +600,9 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
         ).scalar_one()
     )
     function = facts["function"] or {}
-    folded: dict[tuple[str, str], set[str]] = {}
-    for schema, table, column in facts["folded"]:
-        folded.setdefault((schema, table), set()).add(column)
+    folded: dict[tuple[str, str], dict[str, str]] = {}
+    for schema, table, column, collation in facts["folded"]:
+        folded.setdefault((schema, table), {})[column] = collation
     return Catalog(
         server_version=facts["server_version"],
         current_user=facts["current_user"],
@@ -616,7 +624,8 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
             for schema in facts["schemas"] or ()
         },
         defaults=_as_defaults(facts["defaults"]),
-        folded={key: frozenset(columns) for key, columns in folded.items()},
+        folding=frozenset(facts["folding"]),
+        folded=folded,
         has_views=facts["has_views"],
     )
 

@@ -11,22 +11,23 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData
 
-from ..declare import Mark, TenantTable, marks
+from ..declare import Mark, TenantTable, casts_of, marks
+from ..identity import CASTS, is_canonical
 from ..policies import (
     ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
+    OWN_POLICIES,
     TENANT_PRIVILEGES,
-    Policy,
-    deparsed,
     quote_grantee,
     quote_name,
     quote_qualified,
 )
+from ..roles import list_tenants
 from ..tenancy import Isolation, Tenancy
 from . import catalog
 from .catalog import Catalog, TableState, View
-from .expected import Expected, admitted, altered_parts, readers
+from .expected import Expected, admitted, altered_parts, printed_policy, readers
 from .findings import Finding, Severity
 from .reach import PREDEFINED, Reach, Reached, Start, read_reach
 
@@ -47,6 +48,7 @@ class _Checked:
         its policies compare no column.
     :param has_models: whether marks come from models.
     :param schema: the schema of sessions, ``None`` for the login's search path.
+    :param invalid: tenants that no tenant column of the models can hold.
     """
 
     expected: Expected
@@ -58,6 +60,7 @@ class _Checked:
     marked: dict[tuple[str, str], Mark | None]
     has_models: bool
     readers: dict[str, frozenset[str] | None]
+    invalid: list[str]
 
     @property
     def tenancy(self) -> Tenancy:
@@ -135,7 +138,7 @@ def _read(
         }
     else:
         marked = {
-            key: _mark_of(table)
+            key: _mark_of(table, tenancy, database.function_visible)
             for key, table in database.tables.items()
             if {ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY} & set(table.policies)
         }
@@ -162,27 +165,43 @@ def _read(
             {r for table in tables for r in admitted(table.policies.values())},
             dumps=True,
         ),
+        _invalid_tenants(connection, tenancy, metadata),
     )
 
 
-_CASTS = {
-    "smallint": "::smallint",
-    "integer": "::integer",
-    "bigint": "::bigint",
-    "uuid": "::uuid",
-}
+def _invalid_tenants(
+    connection: Connection, tenancy: Tenancy, metadata: MetaData | None
+) -> list[str]:
+    casts = frozenset[str]() if metadata is None else casts_of(metadata)
+    # any text is a tenant's where a column holds text only
+    if not casts - {""}:
+        return []
+    tenants = list_tenants(connection, tenancy)
+    return [tenant for tenant in tenants if not is_canonical(tenant, casts)]
 
 
-def _mark_of(table: TableState) -> TenantTable | None:
-    """Return the mark that a table would have by its floor policy."""
+def _mark_of(table: TableState, tenancy: Tenancy, visible: bool) -> TenantTable | None:
+    """Return the mark that fits best to the policies of a table without a model."""
     for name in (FLOOR_POLICY, ISOLATION_POLICY):
         policy = table.policies.get(name)
-        if policy is not None and policy.using is not None:
-            for column, kind in table.columns.items():
-                if policy.using.startswith(
-                    (f"({quote_name(column)} = ", f"(({quote_name(column)})::text = ")
-                ):
-                    return TenantTable(column, _CASTS.get(kind, ""))
+        if policy is None or policy.using is None:
+            continue
+        compared = policy.using.lstrip("(")
+        for column in table.columns:
+            left = quote_name(column)
+            if compared.startswith((f"{left} = ", f"{left})::")):
+                possible = [
+                    TenantTable(column, cast, bytewise=bytewise)
+                    for cast in CASTS
+                    for bytewise in (False, True)
+                    if not (cast and bytewise)
+                ]
+                return min(
+                    possible,
+                    key=lambda mark: len(
+                        [*_check_policies("", table, mark, tenancy, visible)]
+                    ),
+                )
     return None
 
 
@@ -418,19 +437,21 @@ def _check_table(
     if checked.tenancy.force and not table.force:
         message = "row-level security does not apply to the owner"
         yield Finding("rls-not-forced", name, "error", message, _REPAIR)
-    if mark.column in checked.database.folded.get((table.schema, table.name), ()):
-        column = quote_name(mark.column)
+    folded = checked.database.folded.get((table.schema, table.name), {})
+    if mark.column in folded:
+        column, collation = quote_name(mark.column), quote_name(folded[mark.column])
         yield Finding(
             "tenant-collation",
             name,
             "error",
-            f"column {column} has a nondeterministic collation, which takes tenants "
-            f"for equal whose names differ",
-            f'ALTER TABLE {name} ALTER COLUMN {column} TYPE text COLLATE "C"',
+            f"column {column} has the nondeterministic collation {collation}, under "
+            f"which two tenants could be equal",
+            f"DROP the table's policies, ALTER TABLE {name} ALTER COLUMN {column} TYPE "
+            f'text COLLATE pg_catalog."default", then {_REPAIR}',
         )
-    own = len(mark.policies(checked.tenancy)) - len(mark.extra)
-    for number, policy in enumerate(mark.policies(checked.tenancy)):
-        yield from _check_policy(name, table, mark, policy, number < own)
+    yield from _check_policies(
+        name, table, mark, checked.tenancy, checked.database.function_visible
+    )
     for policy in table.policies.values():
         if "public" in (policy.roles or ()) and policy.permissive:
             yield Finding(
@@ -457,24 +478,25 @@ def _check_table(
         )
 
 
-def _check_policy(
-    name: str, table: TableState, mark: TenantTable, policy: Policy, is_own: bool
+def _check_policies(
+    name: str, table: TableState, mark: TenantTable, tenancy: Tenancy, visible: bool
 ) -> Iterator[Finding]:
-    # without a permissive policy of the user's own, tenants see less, not more
-    severity: Severity = "error" if is_own or not policy.permissive else "warning"
-    found = table.policies.get(policy.name)
-    if found is None:
-        message = f"policy {quote_name(policy.name)} is missing"
-        yield Finding("policy-missing", name, severity, message, _REPAIR)
-        return
-    is_altered = bool(altered_parts(found, policy))
-    if is_own:
-        assert policy.using is not None
-        texts = deparsed(policy.using, mark.column, mark.cast)
-        is_altered |= found.using not in texts or found.with_check not in texts
-    if is_altered:
-        message = f"policy {quote_name(policy.name)} was altered"
-        yield Finding("policy-altered", name, severity, message, _REPAIR)
+    for number, policy in enumerate(mark.policies(tenancy)):
+        is_own = number < OWN_POLICIES
+        # without a permissive policy of the user's own, tenants see less, not more
+        severity: Severity = "error" if is_own or not policy.permissive else "warning"
+        found = table.policies.get(policy.name)
+        if found is None:
+            message = f"policy {quote_name(policy.name)} is missing"
+            yield Finding("policy-missing", name, severity, message, _REPAIR)
+            continue
+        is_altered = bool(altered_parts(found, policy))
+        if is_own:
+            texts = printed_policy(policy, mark, tenancy, visible)
+            is_altered |= found.using not in texts or found.with_check not in texts
+        if is_altered:
+            message = f"policy {quote_name(policy.name)} was altered"
+            yield Finding("policy-altered", name, severity, message, _REPAIR)
 
 
 def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
@@ -650,6 +672,20 @@ def _check_definers(checked: _Checked) -> Iterator[Finding]:
         )
 
 
+def _check_tenants(checked: _Checked) -> Iterator[Finding]:
+    if checked.invalid:
+        shown = ", ".join(map(repr, checked.invalid[:5]))
+        yield Finding(
+            "tenant-invalid",
+            checked.tenancy.tenants_role,
+            "warning",
+            f"tenants see no rows, because no tenant column prints a value like this: "
+            f"{shown} ({len(checked.invalid)} in all)",
+            f"delete_tenant({checked.invalid[0]!r}), unless it belongs to another "
+            f"database",
+        )
+
+
 # --- who sees nothing ---------------------------------------------------------------
 
 
@@ -725,6 +761,7 @@ _CHECKS = (
     _check_unmarked,
     _check_around,
     _check_definers,
+    _check_tenants,
     _check_readers,
     _check_owners,
 )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..declare import Mark
-from ..policies import Policy, current_tenant_sql, tenant_function_body
+from ..declare import Mark, TenantTable
+from ..policies import Policy, current_tenant_sql, printed, tenant_function_body
 from ..tenancy import Tenancy
 from .catalog import Catalog, Defaults, Grant, Membership, RoleState, TableState
 
@@ -142,6 +142,28 @@ def altered_parts(found: Policy, wanted: Policy) -> dict[str, tuple[Any, Any]]:
     if "public" in (wanted.roles or ()) and found.roles == ("public",):
         del parts["roles"]  # the server ignores other roles beside PUBLIC
     return {part: pair for part, pair in parts.items() if pair[0] != pair[1]}
+
+
+def printed_policy(
+    policy: Policy, mark: TenantTable, tenancy: Tenancy, visible: bool
+) -> frozenset[str]:
+    """Return how PostgreSQL may print the expression of one of our own policies.
+
+    :param visible: whether the search path leads to our function.
+    """
+    return frozenset().union(
+        *(
+            printed(
+                policy.name,
+                mark.column,
+                mark.cast,
+                tenancy,
+                bytewise=mark.bytewise,
+                visible=each,
+            )
+            for each in {False, visible}
+        )
+    )
 
 
 def readers(table: TableState, expected: Expected) -> set[str]:

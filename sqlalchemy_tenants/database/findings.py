@@ -65,6 +65,7 @@ CODES = {
     "table-unmarked": "a table looks like one of tenants, or is open to them, and has "
     "no mark",
     "tenant-collation": "the tenant column takes tenants for equal whose names differ",
+    "tenant-invalid": "no tenant column of the models can hold a tenant that exists",
     "trigger-bypasses-rls": "a trigger runs a `SECURITY DEFINER` function of somebody "
     "who sees rows of tenants",
     "view-bypasses-rls": "a view reads a table of tenants with the rights of its owner",
