@@ -39,6 +39,7 @@ FOREIGN_KEY_WITHOUT_TENANT = "foreign-key-without-tenant"
 VIEW_BYPASSES_RLS = "view-bypasses-rls"
 TABLE_UNMARKED = "table-unmarked"
 READS_NOTHING = "reads-nothing"
+NAMES_CHANGED = "names-changed"
 
 
 def check_unmarked(collections: Iterable[MetaData]) -> None:
@@ -205,6 +206,22 @@ def check_readers(comparison: Comparison, changes: Iterable[TableChanges]) -> No
                 ", ".join(silenced),
                 comparison.tenancy.admin_role,
             )
+
+
+def check_earlier(comparison: Comparison, changes: Iterable[TableChanges]) -> None:
+    """Log group roles of an earlier configuration, which other tables or databases may
+    still need."""
+    earlier = sorted({role for each in changes for role in each.earlier})
+    if earlier:
+        _warn(
+            NAMES_CHANGED,
+            "roles %s of an earlier Tenancy lose these tables and stay, as do the "
+            "schema and the function of that Tenancy, and its tenants: create the "
+            "tenants again under %r, and drop the rest in a later revision by "
+            "op.drop_tenancy(...) with the earlier names",
+            ", ".join(map(quote_name, earlier)),
+            comparison.tenancy.role_prefix,
+        )
 
 
 def _warn(kind: str, message: str, *values: object) -> None:

@@ -137,7 +137,8 @@ def compare_after_tables(
         if comparison.wanted and (schemas_used or comparison.declared):
             admins = {each.admin for each in changes if each.admin is not None}
             first += bootstrap(comparison, admins, refusals)
-            first += usage(comparison, schemas_used, refusals)
+            earlier = {role for each in changes for role in each.earlier}
+            first += usage(comparison, schemas_used, earlier, refusals)
             first += default_privileges(comparison, schemas_used)
             first += tenants(comparison)
         drops: list[MigrateOperation] = []
@@ -154,6 +155,7 @@ def compare_after_tables(
             last += removed_tenants(comparison)
         last += unused(comparison, changes, gone)
         advice.check_readers(comparison, changes)
+        advice.check_earlier(comparison, changes)
     if refusals:
         raise CommandError("\n".join(refusals))
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]

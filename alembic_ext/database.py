@@ -140,10 +140,14 @@ def _function(
 
 
 def usage(
-    comparison: Comparison, schemas_used: set[str], refusals: list[str]
+    comparison: Comparison,
+    schemas_used: set[str],
+    earlier: Collection[str],
+    refusals: list[str],
 ) -> Iterator[MigrateOperation]:
     """Yield grants of USAGE on schemas that hold tables, and on the function's.
 
+    :param earlier: group roles of an earlier configuration, that lose it.
     :param refusals: where to add grants that this role cannot give.
     """
     database, expected = comparison.database, comparison.expected
@@ -153,7 +157,7 @@ def usage(
     for name in sorted(schemas):
         state = database.schemas.get(name)
         grants = frozenset[Grant]() if state is None else state.grants
-        found = {grant for grant in grants if expected.is_ours(grant.role)}
+        found = {g for g in grants if expected.is_ours(g.role) or g.role in earlier}
         wanted = expected.each("USAGE")
         if state is not None and not state.grantable:
             if Grant("public", "USAGE") in grants:

@@ -105,6 +105,7 @@ class TableChanges:
     :param opening: grants that follow all tables and policies.
     :param silenced: roles that read the table today, although no row-level security
         confines it, and may see no row under ``policies``.
+    :param earlier: group roles of an earlier configuration, that lose the table.
     :param refusals: what no migration of this role can repair, with the next step.
     """
 
@@ -117,6 +118,7 @@ class TableChanges:
     opening: list[MigrateOperation] = field(default_factory=list)
     silenced: frozenset[str] = frozenset()
     policies: tuple[Policy, ...] = ()
+    earlier: frozenset[str] = frozenset()
     refusals: list[str] = field(default_factory=list)
 
 
@@ -162,6 +164,8 @@ class TableComparison:
         is_used = self.existing is not None and self.expected.uses(self.existing)
         is_marked = self.mark is not None
         self.changes = TableChanges(self.key, is_marked, is_used and not is_marked)
+        if self.existing is not None and isinstance(self.mark, TenantTable):
+            self.changes.earlier = self.expected.earlier_roles(self.existing)
 
     def compare(self) -> TableChanges | None:
         """Add the operations that lead from the database to the models.
@@ -638,7 +642,8 @@ class TableComparison:
         existing = self.existing
         known: Any = None
         if existing is not None and self.table is not None:
-            known = (self.mark, self.is_anothers, *existing.grants_text)
+            earlier = self.changes.earlier
+            known = (self.mark, self.is_anothers, earlier, *existing.grants_text)
             if known in self.comparison.settled:
                 return []
         wanted = self.expected.grants(self.mark)
@@ -685,7 +690,7 @@ class TableComparison:
         """Whether a privilege is ours to revoke."""
         if self.table is None:
             return True  # the table is dropped, and the downgrade restores it
-        if self.expected.is_group(grant.role):
+        if self.expected.is_group(grant.role) or grant.role in self.changes.earlier:
             return True
         # what others hold on a table without policies is not ours to judge
         if isinstance(self.mark, TenantTable) and grant.role == "public":

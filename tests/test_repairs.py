@@ -333,3 +333,29 @@ def test_a_collation_that_takes_tenants_for_equal(
     database.execute("ALTER TABLE orders ALTER tenant TYPE text COLLATE folded")
     message = refusal(project, caplog)
     assert "column tenant of table public.orders" in message
+
+
+# --- names -------------------------------------------------------------------------
+
+
+def test_names_that_changed(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The earlier group roles keep nothing, and what stays is said."""
+    project = Project(tmp_path, database, ORDER)
+    project.migrate()
+    renamed = '\nBase.metadata.info["tenancy"] = Tenancy.named("shop")\n'
+    caplog.clear()
+    source = assert_migrates(project, renamed + ORDER)
+    assert "'tenants'" in upgrade_of(source)
+    (message,) = warnings(caplog, "names-changed")[:1]
+    assert "tenants, tenants_admin" in message
+    held = database.rows(
+        "SELECT grantee FROM information_schema.role_table_grants"
+        " WHERE table_name = 'orders' AND grantee ~ '^tenants'"
+    )
+    assert held == []
+    (usage,) = database.rows(
+        "SELECT nspacl::text FROM pg_namespace n WHERE nspname = 'public'"
+    )[0]
+    assert "tenants" not in usage.replace("shop_tenants", "")

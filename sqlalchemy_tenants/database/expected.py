@@ -12,7 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from ..declare import Mark, TenantTable
-from ..policies import Policy, current_tenant_sql, printed, tenant_function_body
+from ..policies import (
+    ADMIN_POLICY,
+    FLOOR_POLICY,
+    ISOLATION_POLICY,
+    TENANT_PRIVILEGES,
+    Policy,
+    current_tenant_sql,
+    printed,
+    tenant_function_body,
+)
 from ..tenancy import Tenancy
 from .catalog import Catalog, Defaults, Grant, Membership, RoleState, TableState
 
@@ -110,6 +119,23 @@ class Expected:
         roles = set(self.tenancy.group_roles)
         return any(grant.role in roles for grant in table.grants) or any(
             roles & set(policy.roles or ()) for policy in table.policies.values()
+        )
+
+    def earlier_roles(self, table: TableState) -> frozenset[str]:
+        """Return the group roles of an earlier configuration: our policies name them,
+        and they hold the privileges of tenants."""
+        named = {
+            role
+            for name in (ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY)
+            if name in table.policies
+            for role in table.policies[name].roles or ()
+            if role != "public" and not self.is_ours(role)
+        }
+        return frozenset(
+            role
+            for role in named
+            if {Grant(role, privilege) for privilege in TENANT_PRIVILEGES}
+            <= table.grants
         )
 
     def surplus_memberships(self, database: Catalog) -> Iterator[Membership]:
