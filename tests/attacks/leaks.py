@@ -290,7 +290,8 @@ REACHABLE = [
         "`REVOKE` that role",
         "REVOKE dba FROM tenants",
         setup="DROP ROLE IF EXISTS dba; CREATE ROLE dba BYPASSRLS;"
-        "GRANT SELECT ON notes TO dba; GRANT USAGE ON SCHEMA public TO dba; GRANT dba TO tenants",
+        "GRANT SELECT ON notes TO dba; GRANT USAGE ON SCHEMA public TO dba;"
+        "GRANT dba TO tenants",
         finding="role-bypasses-rls",
     ),
     Leak(
