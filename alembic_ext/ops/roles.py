@@ -274,49 +274,32 @@ class AlterGroupRoleOp(TenancyOp):
         values = {name: getattr(self, name) for name in _ATTRIBUTES}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _changes(self, *, opposite: bool = False) -> Iterator[tuple[str, str]]:
-        """Yield keywords, as in NOLOGIN, and the condition that each changes a role."""
+    def statements(self, notes: Notes) -> Iterator[str]:
+        lines = []
         for name, value in self.attributes.items():
             keyword, column = _ATTRIBUTES[name]
-            yield (
-                ("NO" if value is opposite else "") + keyword,
-                f"(SELECT r.{column} FROM pg_catalog.pg_roles r WHERE r.rolname ="
-                f" {quote_literal(self.role)}) IS DISTINCT FROM {value}",
+            new, old = (keyword, "NO" + keyword) if value else ("NO" + keyword, keyword)
+            noted = old if self.undo else new
+            note = quote_literal(f"altered {quote_name(self.role)}: {noted}. ")
+            alter = f"ALTER ROLE {quote_name(self.role)} {new};"
+            is_changed = (
+                f"(SELECT r.{column} FROM pg_catalog.pg_roles r"
+                f" WHERE r.rolname = {quote_literal(self.role)})"
+                f" IS DISTINCT FROM {value}"
             )
-
-    def _note(self, keyword: str) -> str:
-        return quote_literal(f"altered {quote_name(self.role)}: {keyword}. ")
-
-    def statements(self, notes: Notes) -> Iterator[str]:
-        alter = f"ALTER ROLE {quote_name(self.role)}"
-        changes = list(self._changes())
-        if self.undo:
-            done = [self._note(keyword) for keyword, _ in self._changes(opposite=True)]
-            lines = []
-            for note, (keyword, _) in zip(done, changes, strict=True):
-                lines += [
-                    f"IF {notes.has(note, strict=False)} THEN",
-                    f"  {alter} {keyword};",
-                    *indented(notes.remove(note)),
-                    "END IF;",
-                ]
-            yield do_block(unless_needed(self.role, lines))
-            return
-        lines = []
-        for keyword, is_changed in changes:
-            noted = notes.add(self._note(keyword))
-            lines += [f"IF {is_changed} THEN", *indented(noted), "END IF;"]
-        alter += "".join(f" {keyword}" for keyword, _ in changes) + ";"
-        lines += [
-            "BEGIN",
-            f"  {alter}",
-            # XX000, "tuple concurrently updated": another database's migration did it
-            # meanwhile
-            "EXCEPTION WHEN internal_error THEN",
-            f"  {alter}",
-            "END;",
-        ]
-        yield do_block(lines)
+            lines += [
+                f"IF {notes.has(note, strict=False) if self.undo else is_changed} THEN",
+                "  BEGIN",
+                f"    {alter}",
+                # XX000, "tuple concurrently updated": another database's migration did
+                # it meanwhile
+                "  EXCEPTION WHEN internal_error THEN",
+                f"    {alter}",
+                "  END;",
+                *indented(notes.remove(note) if self.undo else notes.add(note)),
+                "END IF;",
+            ]
+        yield do_block(unless_needed(self.role, lines) if self.undo else lines)
 
     def reverse(self) -> AlterGroupRoleOp:
         opposite = {key: not value for key, value in self.attributes.items()}
