@@ -152,6 +152,10 @@ OPERATIONS: dict[str, tuple[str, ops.TenancyOp]] = {
         "ALTER ROLE tenants CREATEROLE LOGIN",
         ops.AlterGroupRoleOp("tenants", create_role=False, login=False),
     ),
+    "alter_group_role, tenant": (
+        TENANT + "ALTER ROLE tenant_acme LOGIN",
+        ops.AlterGroupRoleOp("tenant_acme", login=False),
+    ),
     "create_tenant_role": ("", ops.CreateTenantRoleOp("acme", logins=("app",))),
     "create_tenant_role, exists": (
         TENANT,
@@ -191,7 +195,7 @@ def test_a_downgrade_undoes_what_the_upgrade_did(here: Migrated, name: str) -> N
 
 
 def grantor_of(statements: str) -> str:
-    return "superuser" if "ALTER" in statements else "owner"
+    return "superuser" if "CREATEROLE" in statements else "owner"
 
 
 # --- there before --------------------------------------------------------------------

@@ -44,8 +44,8 @@ def unless_owned_lines(role: str, lines: Iterable[str]) -> list[str]:
 
 
 def is_needed(role: str, *, here: bool = False) -> str:
-    """Return the condition that another database of the cluster depends on a role: its
-    policies name the role, or it has privileges there.
+    """Return the condition that another database of the cluster depends on a role, or
+    on one that it is a member of: that has policies or privileges there.
 
     :param here: or that the current database does.
     """
@@ -58,8 +58,9 @@ def is_needed(role: str, *, here: bool = False) -> str:
     return (
         "EXISTS (SELECT FROM pg_catalog.pg_shdepend d"
         " JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid"
+        " JOIN pg_catalog.pg_roles o ON pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER')"
         " WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass"
-        f" AND r.rolname = {quote_literal(role)} AND d.dbid <> 0{others})"
+        f" AND o.rolname = {quote_literal(role)} AND d.dbid <> 0{others})"
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
-from sqlalchemy_tenants.arguments import require_flag, require_name
+from sqlalchemy_tenants.arguments import require_flag
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import (
     SERVER_16,
@@ -15,7 +14,7 @@ from sqlalchemy_tenants.roles import (
     unless_granted_lines,
 )
 
-from .base import TenancyOp, directive, optional_name
+from .base import Flag, Name, TenancyOp, directive
 from .notes import (
     OWNED_COMMENT,
     Membership,
@@ -78,9 +77,10 @@ def drop_group_role_sql(
 
     :param keep_members: leave the role while roles with this prefix are its members:
         tenants that were created at run time, which would cease to be tenants.
-    :param needed_by: leave the role while another database depends on this role: none
-        depends on the role that sessions of isolation "shared" act as.
-    :param here: or while this database depends on it.
+    :param needed_by: leave the role while another database depends on this role, or on
+        one that it is a member of. Nothing in a database depends on the role that
+        sessions of isolation "shared" act as.
+    :param here: or while the current database does.
     """
     lines = [
         f"IF NOT {is_owned(role)} THEN",
@@ -141,15 +141,10 @@ def grant_group_role_sql(membership: Membership, *, unless_owned: bool = False) 
 
 @dataclass(eq=False)
 class _GroupRoleOp(TenancyOp):
-    role: str
+    role: Name
     _: KW_ONLY
-    member_of: str | None = None
-    admin: bool = False
-
-    def __post_init__(self) -> None:
-        self.role = require_name("role", self.role)
-        self.member_of = optional_name("member_of", self.member_of)
-        self.admin = require_flag("admin", self.admin)
+    member_of: Name | None = None
+    admin: Flag = False
 
     @property
     def _memberships(self) -> list[tuple[str, str | None]]:
@@ -159,9 +154,6 @@ class _GroupRoleOp(TenancyOp):
         if self.admin:
             granted.append((self.role, None))
         return granted
-
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(self.role, member_of=self.member_of, admin=self.admin)
 
 
 @directive("create_group_role")
@@ -188,8 +180,7 @@ class CreateGroupRoleOp(_GroupRoleOp):
             yield grant_group_role_sql(membership, unless_owned=True)
 
     def reverse(self) -> DropGroupRoleOp:
-        reversed_op: DropGroupRoleOp = self._reversed(DropGroupRoleOp)
-        return reversed_op
+        return self.converted(DropGroupRoleOp)
 
 
 @directive("drop_group_role")
@@ -214,11 +205,10 @@ class DropGroupRoleOp(_GroupRoleOp):
         for group, member in self._memberships:
             membership = Membership(group, member, notes)
             yield membership.undo_grant(needed=group)
-        yield drop_group_role_sql(self.role, needed_by=self.member_of)
+        yield drop_group_role_sql(self.role, needed_by=self.role)
 
     def reverse(self) -> CreateGroupRoleOp:
-        reversed_op: CreateGroupRoleOp = self._reversed(CreateGroupRoleOp)
-        return reversed_op
+        return self.converted(CreateGroupRoleOp)
 
 
 @directive("alter_group_role")
@@ -247,7 +237,7 @@ class AlterGroupRoleOp(TenancyOp):
     :raises ValueError: nothing is altered.
     """
 
-    role: str
+    role: Name
     _: KW_ONLY
     superuser: bool | None = None
     bypass_rls: bool | None = None
@@ -256,11 +246,10 @@ class AlterGroupRoleOp(TenancyOp):
     create_role: bool | None = None
     create_db: bool | None = None
     replication: bool | None = None
-    undo: bool = False
+    undo: Flag = False
 
     def __post_init__(self) -> None:
-        self.role = require_name("role", self.role)
-        self.undo = require_flag("undo", self.undo)
+        super().__post_init__()
         for name, value in self.attributes.items():
             require_flag(name, value)
         if not self.attributes:
@@ -303,37 +292,19 @@ class AlterGroupRoleOp(TenancyOp):
 
     def reverse(self) -> AlterGroupRoleOp:
         opposite = {key: not value for key, value in self.attributes.items()}
-        return AlterGroupRoleOp(self.role, undo=not self.undo, **opposite)
+        return self.converted(AlterGroupRoleOp, undo=not self.undo, **opposite)
 
 
 @dataclass(eq=False)
 class _MembershipOp(TenancyOp):
-    group: str
-    member: str
+    group: Name
+    member: Name
     _: KW_ONLY
-    inherit_option: bool = True
-    set_option: bool = True
-    admin_option: bool = False
-    granted_by: str | None = None
-    undo: bool = False
-
-    def __post_init__(self) -> None:
-        self.group = require_name("group", self.group)
-        self.member = require_name("member", self.member)
-        for name in ("inherit_option", "set_option", "admin_option", "undo"):
-            require_flag(name, getattr(self, name))
-        self.granted_by = optional_name("granted_by", self.granted_by)
-
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(
-            self.group,
-            self.member,
-            inherit_option=self.inherit_option,
-            set_option=self.set_option,
-            admin_option=self.admin_option,
-            granted_by=self.granted_by,
-            undo=not self.undo,
-        )
+    inherit_option: Flag = True
+    set_option: Flag = True
+    admin_option: Flag = False
+    granted_by: Name | None = None
+    undo: Flag = False
 
 
 @directive("grant_membership")
@@ -397,8 +368,7 @@ class GrantMembershipOp(_MembershipOp):
             yield do_block(lines, membership.declare)
 
     def reverse(self) -> RevokeMembershipOp:
-        reversed_op: RevokeMembershipOp = self._reversed(RevokeMembershipOp)
-        return reversed_op
+        return self.converted(RevokeMembershipOp, undo=not self.undo)
 
 
 @directive("revoke_membership")
@@ -434,5 +404,4 @@ class RevokeMembershipOp(_MembershipOp):
             yield membership.revoke(self.granted_by)
 
     def reverse(self) -> GrantMembershipOp:
-        reversed_op: GrantMembershipOp = self._reversed(GrantMembershipOp)
-        return reversed_op
+        return self.converted(GrantMembershipOp, undo=not self.undo)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
-from sqlalchemy_tenants.arguments import require_flag, require_names
+from sqlalchemy_tenants.arguments import require_names
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import (
     create_role_sql,
@@ -16,7 +15,7 @@ from sqlalchemy_tenants.roles import (
 )
 from sqlalchemy_tenants.tenancy import Tenancy, TenantId, tenant_text
 
-from .base import TenancyOp, directive
+from .base import Flag, TenancyOp, directive
 from .notes import (
     OWNED_COMMENT,
     Membership,
@@ -37,26 +36,17 @@ class _TenantRoleOp(TenancyOp):
     logins: Sequence[str] = ()
     role_prefix: str = "tenant_"
     tenants_role: str = "tenants"
-    undo: bool = False
+    undo: Flag = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.tenant = tenant_text(self.tenant)
         self.logins = tuple(require_names("login", self.logins))
-        self.undo = require_flag("undo", self.undo)
         self.tenancy = Tenancy(
             role_prefix=self.role_prefix,
             tenants_role=self.tenants_role,
         )
         self.role = self.tenancy.role_for(self.tenant)
-
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(
-            self.tenant,
-            logins=self.logins,
-            role_prefix=self.role_prefix,
-            tenants_role=self.tenants_role,
-            undo=not self.undo,
-        )
 
 
 @directive("create_tenant_role")
@@ -109,8 +99,7 @@ class CreateTenantRoleOp(_TenantRoleOp):
             yield grant_login_sql(membership, login, unless_owned=True)
 
     def reverse(self) -> DropTenantRoleOp:
-        reversed_op: DropTenantRoleOp = self._reversed(DropTenantRoleOp)
-        return reversed_op
+        return self.converted(DropTenantRoleOp, undo=not self.undo)
 
 
 @directive("drop_tenant_role")
@@ -155,8 +144,7 @@ class DropTenantRoleOp(_TenantRoleOp):
         yield as_tenant.undo_grant(needed=self.tenants_role)
 
     def reverse(self) -> CreateTenantRoleOp:
-        reversed_op: CreateTenantRoleOp = self._reversed(CreateTenantRoleOp)
-        return reversed_op
+        return self.converted(CreateTenantRoleOp, undo=not self.undo)
 
 
 def grant_login_sql(
@@ -229,8 +217,7 @@ class GrantTenantRoleOp(_LoginsOp):
             yield do_block(unless_needed(self.tenants_role, lines))
 
     def reverse(self) -> RevokeTenantRoleOp:
-        reversed_op: RevokeTenantRoleOp = self._reversed(RevokeTenantRoleOp)
-        return reversed_op
+        return self.converted(RevokeTenantRoleOp, undo=not self.undo)
 
 
 @directive("revoke_tenant_role")
@@ -263,5 +250,4 @@ class RevokeTenantRoleOp(_LoginsOp):
                 yield membership.revoke(tolerant=True)
 
     def reverse(self) -> GrantTenantRoleOp:
-        reversed_op: GrantTenantRoleOp = self._reversed(GrantTenantRoleOp)
-        return reversed_op
+        return self.converted(GrantTenantRoleOp, undo=not self.undo)
