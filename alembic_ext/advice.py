@@ -14,18 +14,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import (
-    Connection,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    UniqueConstraint,
-)
+from sqlalchemy import DefaultClause, MetaData, Table, UniqueConstraint
 from sqlalchemy.schema import ForeignKeyConstraint
 
-from sqlalchemy_tenants import catalog
-from sqlalchemy_tenants.declare import TenantTable, mark_of, marks
-from sqlalchemy_tenants.policies import quote_name, quote_qualified
+from sqlalchemy_tenants.database import catalog
+from sqlalchemy_tenants.database.expected import admitted
+from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of, marks
+from sqlalchemy_tenants.policies import (
+    current_tenant_sql,
+    quote_name,
+    quote_qualified,
+)
+from sqlalchemy_tenants.tenancy import Tenancy
+
+from .comparison import Comparison
+from .tables import TableChanges
 
 _PREFIX = "alembic.autogenerate.tenants."
 
@@ -34,6 +37,28 @@ TENANT_NULLABLE = "tenant-nullable"
 KEY_WITHOUT_TENANT = "key-without-tenant"
 FOREIGN_KEY_WITHOUT_TENANT = "foreign-key-without-tenant"
 VIEW_BYPASSES_RLS = "view-bypasses-rls"
+TABLE_UNMARKED = "table-unmarked"
+READS_NOTHING = "reads-nothing"
+
+
+def check_unmarked(collections: Iterable[MetaData]) -> None:
+    """Log tables without a mark whose rows get the tenant of the session, as those of a
+    class with ``TenantMixin`` that lacks ``@with_rls``."""
+    for metadata in collections:
+        call = current_tenant_sql(Tenancy.of(metadata))
+        for table in metadata.tables.values():
+            if mark_of(table) is None and any(
+                call in str(column.server_default.arg)
+                for column in table.columns
+                if isinstance(column.server_default, DefaultClause)
+            ):
+                _warn(
+                    TABLE_UNMARKED,
+                    "table %r has a column that defaults to the tenant of the session, "
+                    "but no mark, and so neither policies nor privileges: put "
+                    "@with_rls on its class",
+                    table.fullname,
+                )
 
 
 def check_models(collections: Iterable[MetaData]) -> None:
@@ -46,7 +71,7 @@ def check_models(collections: Iterable[MetaData]) -> None:
 
 def _check_table(table: Table, tenant: str) -> None:
     name = table.fullname
-    if not any(columns[:1] == [tenant] for columns in _indexed(table)):
+    if tenant not in leading_columns(table):
         _warn(
             INDEX_MISSING,
             "table %r has no index that begins with %r, so that every query reads the "
@@ -86,15 +111,6 @@ def _check_table(table: Table, tenant: str) -> None:
         )
 
 
-def _indexed(table: Table) -> Iterator[list[str]]:
-    for index in table.indexes:
-        if index.dialect_options["postgresql"]["where"] is None:
-            yield [getattr(column, "name", "") for column in index.expressions]
-    for constraint in table.constraints:
-        if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
-            yield [column.name for column in constraint.columns]
-
-
 def _keys(table: Table) -> Iterator[list[str]]:
     """Yield unique keys; not the primary key where another has its columns and more."""
     unique = [
@@ -129,18 +145,18 @@ def _describe(constraint: ForeignKeyConstraint) -> str:
     return f"({columns}) to {constraint.referred_table.fullname}"
 
 
-def check_views(
-    connection: Connection, collections: Iterable[MetaData], default_schema: str
-) -> None:
+def check_views(comparison: Comparison, collections: Iterable[MetaData]) -> None:
     """Log views that read tables of tenants with the rights of the view's owner."""
+    if not comparison.database.has_views:
+        return
     tables = {
-        (table.schema or default_schema, table.name)
+        (table.schema or comparison.default_schema, table.name)
         for metadata in collections
         for table, mark in marks(metadata)
         if isinstance(mark, TenantTable)
     }
     found: dict[tuple[str, str], list[str]] = {}
-    for view in catalog.read_views(connection):
+    for view in catalog.read_views(comparison.connection, comparison.tenancy):
         if view.table in tables:
             name = quote_qualified(view.schema, view.name)
             remedy = (
@@ -149,13 +165,46 @@ def check_views(
                 else f"ALTER VIEW {name} SET (security_invoker = true)"
             )
             found.setdefault(view.table, []).append(remedy)
-    for (schema, table), remedies in sorted(found.items()):
+    for key, remedies in sorted(found.items()):
         _warn(
             VIEW_BYPASSES_RLS,
             "views read table %s with the rights of their owner, past its policies: %s",
-            f"{quote_name(schema)}.{quote_name(table)}",
+            quote_qualified(*key),
             "; ".join(sorted(remedies)),
         )
+
+
+def check_readers(comparison: Comparison, changes: Iterable[TableChanges]) -> None:
+    """Log roles that read a table today, and will see no row once row-level security is
+    on: no policy names them."""
+    changes = [each for each in changes if each.silenced]
+    if not changes:
+        return
+    policies = {
+        role for each in changes for role in admitted(each.policies) if role != "public"
+    }
+    readers = {role for each in changes for role in each.silenced}
+    known = catalog.read_readers(comparison.connection, readers, policies)
+    for each in changes:
+        names = admitted(each.policies)
+        silenced = sorted(
+            quote_name(role)
+            for role in each.silenced
+            if "public" not in names
+            and known.get(role) is not None
+            and not names & (known[role] or frozenset())
+        )
+        if silenced:
+            _warn(
+                READS_NOTHING,
+                "no policy of table %s names %s, who can read it today and will see no "
+                "row, without an error, once row-level security is on: give them a "
+                "Policy(..., command='SELECT', roles=[...]), BYPASSRLS, or membership "
+                "in %r",
+                quote_qualified(*each.key),
+                ", ".join(silenced),
+                comparison.tenancy.admin_role,
+            )
 
 
 def _warn(kind: str, message: str, *values: object) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Identity, MetaData, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from servers import CREATE_LOGINS, Database, Server
-from sqlalchemy_tenants import TenantMixin, with_rls
+from sqlalchemy_tenants import Tenancy, TenantMixin, with_rls
 
 #: Rows that :func:`fill` gives a tenant; the first one's id is known, see
 #: :func:`first_id`.
@@ -105,10 +105,11 @@ def migrate(database: Database, metadata: MetaData) -> None:
 
 
 def create_roles(
-    database: Database, first: int, last: int, prefix: str = "tenant_"
+    database: Database, first: int, last: int, tenancy: Tenancy | None = None
 ) -> None:
     """Create tenants as superuser, which is faster, and leaves the catalog as
     ``create_tenant`` by the login ``manager`` would."""
+    tenancy = Tenancy.given(tenancy)
     version = database.server.version
     administer = (
         "EXECUTE format('GRANT %I TO manager"
@@ -123,9 +124,10 @@ def create_roles(
             DECLARE role text;
             BEGIN
               FOR number IN {start} .. {min(start + 499, last)} LOOP
-                role := '{prefix}t' || number;
+                role := '{tenancy.role_prefix}t' || number;
                 EXECUTE format(
-                  'CREATE ROLE %I NOLOGIN IN ROLE tenants ROLE app', role);
+                  'CREATE ROLE %I NOLOGIN IN ROLE {tenancy.tenants_role} ROLE app',
+                  role);
                 {administer}
               END LOOP;
             END $$

@@ -26,9 +26,9 @@ CUSTOMERS = ORDERS // 10
 #: have about 134,000, 4,500 and 130 orders.
 SIZES = {"large": 1, "middle": 30, "small": 1_000}
 
-#: The role of a tenant has a prefix of its own, because roles belong to the server, and
-#: sqlalchemy-tenants 0.2.0 calls its own "tenant_...".
-TENANCY = Tenancy(role_prefix="member_")
+#: Names of its own, because roles belong to the server, and sqlalchemy-tenants 0.2.0
+#: calls its own "tenant_...".
+TENANCY = Tenancy.named("shop")
 
 SETTINGS = {"autovacuum": "off", "shared_buffers": "1GB"}
 
@@ -120,16 +120,18 @@ FORMS = {
 }
 
 # Instead of a subselect, which is evaluated once, before the rest.
-BARE = """
+BARE = f"""
 DO $$
 DECLARE
   policy record;
   condition text;
 BEGIN
-  FOR policy IN SELECT * FROM pg_policies WHERE roles = '{tenants}' LOOP
+  FOR policy IN
+    SELECT * FROM pg_policies WHERE roles = '{{{TENANCY.tenants_role}}}'
+  LOOP
     condition := replace(policy.qual,
-      '( SELECT tenancy.current_tenant() AS current_tenant)',
-      'tenancy.current_tenant()');
+      '( SELECT {TENANCY.schema}.current_tenant() AS current_tenant)',
+      '{TENANCY.schema}.current_tenant()');
     ASSERT condition <> policy.qual, policy.qual;
     EXECUTE format('ALTER POLICY %I ON %I USING (%s) WITH CHECK (%s)',
       policy.policyname, policy.tablename, condition, condition);
@@ -160,10 +162,10 @@ def shop(version: int) -> Iterator[Mapping[str, Database]]:
                 _isolate, found["earlier"], "earlier"
             )  # takes longest
             _isolate(found["ours"], "ours")
-            create_roles(found["ours"], 1, TENANTS, TENANCY.role_prefix)
+            create_roles(found["ours"], 1, TENANTS, TENANCY)
             _isolate(found["rls"], "rls")
             waiting.result()
-        found["ours"].execute("GRANT tenants_shared TO app_shared")
+        found["ours"].execute(f"GRANT {TENANCY.shared_role} TO app_shared")
         found["rls"].execute("GRANT ALL ON orders, customers TO app")
         found["bare"] = _copy(found["ours"], "bare")
         found["bare"].execute(BARE)
@@ -185,6 +187,5 @@ def _isolate(database: Database, peer: str) -> None:
             "isolate",
             url=database.owner_url,
             tenants=[tenant_name(number) for number in range(1, TENANTS + 1)],
-            role_prefix=TENANCY.role_prefix,
         )
     say(f"row-level security: {peer}")

@@ -23,8 +23,11 @@ from .tenancy import Isolation, Tenancy, TenantId
 if TYPE_CHECKING:
     from alembic_ext.directives import get_process_revision_directives
 
+    from .database.findings import Finding
+
 __all__ = [
     "AdminSession",
+    "Finding",
     "InvalidTenant",
     "Isolation",
     "Policy",
@@ -44,7 +47,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # the one name that needs Alembic, which an application does not load
+    # what an application does not load: the check, and what needs Alembic
+    if name == "Finding":
+        from .database.findings import Finding
+
+        return Finding
     if name == "get_process_revision_directives":
         from alembic_ext.directives import get_process_revision_directives
 

@@ -23,22 +23,26 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import types as sqltypes
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 from .arguments import require_flag, require_name
+from .identity import TenantType, require_canonical, tenant_type
 from .policies import (
     TENANT_PRIVILEGES,
     Policy,
     current_tenant_sql,
     tenant_policies,
 )
-from .tenancy import Tenancy
+from .tenancy import Tenancy, TenantId
 
 _INFO_KEY = "sqlalchemy_tenants"
+_CASTS_KEY = "sqlalchemy_tenants.casts"
 
-_TYPES = "it is VARCHAR or TEXT, SMALLINT, INTEGER or BIGINT, or a native UUID"
+_TYPES = (
+    "it is VARCHAR or TEXT, SMALLINT, INTEGER or BIGINT, or a native UUID, or a domain "
+    "over one of them"
+)
 
 _T = TypeVar("_T")
 
@@ -51,11 +55,13 @@ class TenantTable:
     :param cast: what makes the tenant's text comparable with it, ``""`` or as in
         ``"::integer"``.
     :param extra: the user's own policies.
+    :param bytewise: whether its bytes are compared, too; see :func:`.tenant_policies`.
     """
 
     column: str
     cast: str
     extra: tuple[Policy, ...] = ()
+    bytewise: bool = False
 
     #: Privileges of the group roles.
     privileges = TENANT_PRIVILEGES
@@ -73,7 +79,10 @@ class TenantTable:
             )
             for policy in self.extra
         )
-        return (*tenant_policies(self.column, self.cast, tenancy), *own)
+        isolating = tenant_policies(
+            self.column, self.cast, tenancy, bytewise=self.bytewise
+        )
+        return (*isolating, *own)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,29 @@ def mark_of(table: Table) -> Mark | None:
     """Return the mark of a table, or ``None``."""
     found: Mark | None = table.metadata.info.get(_INFO_KEY, {}).get(table.key)
     return found
+
+
+def casts_of(metadata: MetaData) -> frozenset[str]:
+    """Return the casts of all tenant columns, kept until a table is marked."""
+    size = len(metadata.tables)
+    known: tuple[int, frozenset[str]] | None = metadata.info.get(_CASTS_KEY)
+    if known is None or known[0] != size:
+        casts = (m.cast for _, m in marks(metadata) if isinstance(m, TenantTable))
+        known = metadata.info[_CASTS_KEY] = (size, frozenset(casts))
+    return known[1]
+
+
+def require_tenant_of(
+    tenant: TenantId, metadata: MetaData | None, *, held: bool = True
+) -> None:
+    """Refuse a tenant whose text is not the canonical form in the models' columns.
+
+    :param metadata: the models; ``None`` where they are not known.
+    :param held: see :func:`.require_canonical`.
+    :raises InvalidTenant: see :func:`.require_canonical`.
+    """
+    if metadata is not None:
+        require_canonical(tenant, casts_of(metadata), held=held)
 
 
 @overload
@@ -131,8 +163,8 @@ def with_rls(
 
     :param model_or_table: a mapped class, as decorator, or a table. The table of the
         class itself is marked; under joined inheritance each table needs a mark.
-    :param tenant_column: name of the column that holds the tenant, of type str, int
-        or UUID.
+    :param tenant_column: name of the column that holds the tenant; in PostgreSQL it is
+        text, an integer or a UUID, or a domain over one of them.
     :param index: add an index on that column unless an index, a unique constraint or
         the primary key begins with it.
     :param policies: policies on top of the tenant ones.
@@ -155,13 +187,14 @@ def with_rls(
 
     table = _table_of(model_or_table, "with_rls")
     column = _tenant_column(table, tenant_column, model_or_table)
-    mark = TenantTable(column.name, _cast(column, table, tenant_column), policies)
+    type_ = _tenant_type(column, table, tenant_column)
+    mark = TenantTable(column.name, type_.cast, policies, type_.bytewise)
     names = [policy.name for policy in mark.policies(Tenancy.of(table.metadata))]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"table {table.fullname!r} has two policies {name!r}")
     _set_mark(table, mark)
-    if index and not _has_index(table, column):
+    if index and column.name not in leading_columns(table):
         Index(None, column)
     return model_or_table
 
@@ -227,15 +260,15 @@ def tenant_column(
     :raises TypeError: for a type that cannot hold a tenant.
     """
     given, type_ = type_, Text() if type_ is None else sqltypes.to_instance(type_)
-    cast = cast_for(type_) if isinstance(type_, TypeEngine) else None
-    if cast is None:
+    judged = tenant_type(type_) if isinstance(type_, TypeEngine) else None
+    if judged is None:
         raise TypeError(f"{given!r} is not the type of a tenant column: {_TYPES}")
     if "server_default" in kw:
         raise TypeError(
             "tenant_column has a server default, the tenant of the session; for "
             "another one use mapped_column"
         )
-    default = current_tenant_sql(Tenancy.given(tenancy), cast)
+    default = current_tenant_sql(Tenancy.given(tenancy), judged.cast)
     kw.setdefault("nullable", False)
     kw.setdefault("index", True)
     return mapped_column(type_, server_default=text(default), **kw)
@@ -256,31 +289,6 @@ class TenantMixin:
         metadata: MetaData | None = getattr(cls, "metadata", None)
         tenancy = None if metadata is None else Tenancy.of(metadata)
         return tenant_column(tenancy=tenancy, sort_order=-1)
-
-
-def cast_for(type_: TypeEngine[Any]) -> str | None:
-    """Return the cast from text to a tenant column's type, ``""`` for none needed.
-
-    :return: ``None`` for a type that cannot hold a tenant.
-    """
-    if isinstance(type_, TypeDecorator):
-        type_ = type_.impl_instance
-    # CHAR pads with spaces, CITEXT folds case, an enum is no text: tenants that
-    # differ could compare equal, or nothing could be compared
-    if isinstance(type_, sqltypes.CHAR | sqltypes.Enum | postgresql.CITEXT):
-        return None
-    if isinstance(type_, sqltypes.String):
-        return ""
-    if isinstance(type_, sqltypes.SmallInteger):
-        return "::smallint"
-    if isinstance(type_, sqltypes.BigInteger):
-        return "::bigint"
-    if isinstance(type_, sqltypes.Integer):
-        return "::integer"
-    if isinstance(type_, sqltypes.Uuid):
-        # otherwise the column is CHAR(32)
-        return "::uuid" if type_.native_uuid else None
-    return None
 
 
 def _policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
@@ -344,18 +352,19 @@ def _tenant_column(table: Table, name: str, target: Any) -> Column[Any]:
     )
 
 
-def _cast(column: Column[Any], table: Table, name: str) -> str:
-    cast = cast_for(column.type)
-    if cast is None:
+def _tenant_type(column: Column[Any], table: Table, name: str) -> TenantType:
+    judged = tenant_type(column.type)
+    if judged is None:
         raise TypeError(
             f"column {name!r} of table {table.fullname!r} has type {column.type!r}, "
             f"which cannot hold a tenant: {_TYPES}"
         )
-    return cast
+    return judged
 
 
 def _set_mark(table: Table, mark: Mark) -> None:
     known = table.metadata.info.setdefault(_INFO_KEY, {})
+    table.metadata.info.pop(_CASTS_KEY, None)
     if isinstance(known.get(table.key, mark), type(mark)):
         known[table.key] = mark
     else:
@@ -365,8 +374,8 @@ def _set_mark(table: Table, mark: Mark) -> None:
         )
 
 
-def _has_index(table: Table, column: Column[Any]) -> bool:
-    """Whether an index without condition begins with ``column``."""
+def leading_columns(table: Table) -> set[str]:
+    """Return the columns that an index without condition begins with."""
     led: list[Sequence[Any]] = [
         constraint.columns.values()
         for constraint in table.constraints
@@ -377,7 +386,7 @@ def _has_index(table: Table, column: Column[Any]) -> bool:
         for index in table.indexes
         if index.dialect_options["postgresql"]["where"] is None
     ]
-    return any(columns and columns[0] is column for columns in led)
+    return {each[0].name for each in led if each and isinstance(each[0], Column)}
 
 
 # One for all mappers: a listener for each model would be 22 objects more for Python's

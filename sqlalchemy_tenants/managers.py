@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from . import roles
 from .arguments import require_name
+from .declare import require_tenant_of
 from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from .scope import Scope, enter_scope, explain, tenant_scope, two_phase_error
@@ -22,7 +23,7 @@ from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
-    from .check import Finding
+    from .database.findings import Finding
 
 _log = logging.getLogger("sqlalchemy_tenants")
 
@@ -256,6 +257,7 @@ class PostgresManager(DBManager):
         :raises TenantAlreadyExists: the tenant exists.
         :raises ScopeError: the admin engine's login may not create roles.
         """
+        require_tenant_of(tenant, self._metadata)
         if self._keeps("create_tenant", tenant):
             login = self._login()
             with self._admin_engine.begin() as connection:
@@ -291,6 +293,8 @@ class PostgresManager(DBManager):
         created = done = 0
         remaining = iter(tenant_ids)
         while batch := list(islice(remaining, _BATCH)):
+            for tenant in batch:
+                require_tenant_of(tenant, self._metadata)
             if self._keeps("create_tenants", *batch):
                 login = self._login()
                 with self._admin_engine.begin() as connection:
@@ -304,6 +308,8 @@ class PostgresManager(DBManager):
 
     def delete_tenant(self, tenant: TenantId) -> None:
         """Delete a tenant: ``DROP ROLE``. Its rows stay.
+
+        Also one whose text is not the canonical form, that an older version created.
 
         Under ``isolation="shared"`` there is nothing to delete.
 
@@ -336,7 +342,8 @@ class PostgresManager(DBManager):
         :raises ScopeError: under ``strict``, with all findings in the message.
         """
         # which an application loads only to check
-        from .check import require_no_errors, run_checks
+        from .database.check import run_checks
+        from .database.findings import require_no_errors
 
         with self._engine.connect() as connection:
             findings = run_checks(
@@ -354,6 +361,7 @@ class PostgresManager(DBManager):
 
     def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""
+        require_tenant_of(tenant, self._metadata)
         return {
             **self._session_options,
             "tenant": tenant,
@@ -364,6 +372,8 @@ class PostgresManager(DBManager):
 
     def admin_kw(self, tenant: TenantId | None) -> dict[str, Any]:
         """Return the arguments of an :class:`AdminSession`."""
+        if tenant is not None:
+            require_tenant_of(tenant, self._metadata)
         return {
             **self._session_options,
             "tenant": tenant,
@@ -373,6 +383,7 @@ class PostgresManager(DBManager):
 
     def tenant_scope(self, tenant: TenantId) -> Scope:
         """Return the scope of a tenant."""
+        require_tenant_of(tenant, self._metadata)
         return tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
 
     def start_session(
@@ -409,7 +420,7 @@ class PostgresManager(DBManager):
     def _keeps(self, operation: str, *tenant_ids: TenantId) -> bool:
         """Whether the database keeps tenants; a tenant that is none is refused."""
         for tenant in tenant_ids:
-            self.tenant_scope(tenant)
+            tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
         if self._isolation == "shared":
             _log.info(
                 "%s: nothing to do, under isolation='shared' the database keeps rows "

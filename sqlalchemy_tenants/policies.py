@@ -27,9 +27,15 @@ ISOLATION_POLICY = "tenant_isolation"
 FLOOR_POLICY = "tenant_floor"
 ADMIN_POLICY = "tenants_admin"
 
-# A dialect of its own to print expressions as plain SQL: "named" leaves percent
-# signs alone, whereas the drivers' own styles double them.
-_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+#: How many policies a table of tenants has of ours; the user's own come after them.
+OWN_POLICIES = 3
+
+_EQUALS = "OPERATOR(pg_catalog.=)"
+_DIFFERS = "OPERATOR(pg_catalog.<>)"
+
+#: A dialect of its own to print expressions as plain SQL: "named" leaves percent
+#: signs alone, whereas the drivers' own styles double them.
+DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,13 @@ def expression_text(expression: Condition | None, what: str) -> str | None:
         if isinstance(element, BindParameter) and element.required:
             raise ValueError(f"{what}: parameter {element.key!r} has no value")
     return str(
-        expression.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})
+        expression.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
     )
 
 
 def quote_name(name: str) -> str:
     """Return a name as PostgreSQL reads it, quoted where it must be."""
-    return _DIALECT.identifier_preparer.quote(name)
+    return DIALECT.identifier_preparer.quote(name)
 
 
 def quote_qualified(schema: str | None, name: str) -> str:
@@ -164,9 +170,11 @@ def quote_dollar(text: str) -> str:
 def current_tenant_sql(tenancy: Tenancy, cast: str = "") -> str:
     """Return the call that yields the tenant of the transaction.
 
-    :param cast: ``""`` for text, otherwise as in ``"::integer"``.
+    :param cast: ``""`` for text, otherwise as in ``"::integer"``; with parentheses, as
+        PostgreSQL prints it, because that is what a column's default is compared with.
     """
-    return quote_qualified(tenancy.schema, FUNCTION_NAME) + "()" + cast
+    call = quote_qualified(tenancy.schema, FUNCTION_NAME) + "()"
+    return f"({call}){cast}" if cast else call
 
 
 def tenant_function_body(tenancy: Tenancy) -> str:
@@ -202,18 +210,38 @@ END
 
 
 def tenant_policies(
-    column: str, cast: str, tenancy: Tenancy
+    column: str, cast: str, tenancy: Tenancy, *, bytewise: bool = False
 ) -> tuple[Policy, Policy, Policy]:
     """Return the policies that confine a table's rows to their tenant.
 
     The function is called in a subselect, so that PostgreSQL evaluates it once for
     a query and not once for each row.
 
+    With a cast, ``'1'``, ``'01'`` and ``' 1'`` are one value, but the roles of three
+    tenants. So the policies ask, too, whether the tenant's text is the one that
+    PostgreSQL prints for the value; another text sees nothing and writes nothing.
+
+    Operators and types are qualified, because the migration's search path may lead to
+    others of the same name: an operator for VARCHAR and TEXT, or for a domain, would
+    come before the system's, which has none for exactly these types.
+
     :param column: name of the tenant column.
     :param cast: see :func:`current_tenant_sql`.
+    :param bytewise: compare the bytes, too, because the column has a collation, under
+        which texts that differ could be equal.
     """
-    tenant = f"(SELECT {current_tenant_sql(tenancy, cast)})"
-    own = f"{quote_name(column)} = {tenant}"
+    name, call = quote_name(column), current_tenant_sql(tenancy)
+    typed = call + cast.replace("::uuid", "::pg_catalog.uuid")
+    tenant = f"(SELECT {typed})"
+    own = f"{name} {_EQUALS} {tenant}"
+    # "<> 0", because of such a condition the planner expects that nearly each row meets
+    # it; of a boolean it would expect that of half of the rows
+    if cast:
+        same = f"{typed}::pg_catalog.text {_EQUALS} {call}"
+        own += f" AND (SELECT ({same})::integer) {_DIFFERS} 0"
+    if bytewise:
+        same = f'{name} COLLATE pg_catalog."C" {_EQUALS} {tenant}'
+        own += f" AND ({same})::integer {_DIFFERS} 0"
     # the same call twice: PostgreSQL evaluates it once, and provers recognise it
     every = f"{tenant} IS NULL OR {own}"
     return (
@@ -230,25 +258,39 @@ def tenant_policies(
     )
 
 
-def deparsed(expression: str, column: str, cast: str) -> frozenset[str]:
-    """Return how PostgreSQL prints an expression of :func:`tenant_policies`.
+def printed(
+    policy: str,
+    column: str,
+    cast: str,
+    tenancy: Tenancy,
+    *,
+    bytewise: bool = False,
+    visible: bool = False,
+) -> frozenset[str]:
+    """Return how PostgreSQL prints the expression of one of :func:`tenant_policies`.
 
     The same on 15 to 18. There are two spellings, because a VARCHAR column is compared
-    as text.
+    as text, and a column of a domain as its base type.
 
-    :param column: name of the tenant column.
-    :param cast: see :func:`current_tenant_sql`.
+    :param policy: name of the policy; the others are those of :func:`tenant_policies`.
+    :param visible: whether the search path leads to the function, which is then
+        printed without its schema.
     """
-    name = quote_name(column)
-    own, every = f"{name} = (SELECT ", " IS NULL OR "
-    call = expression[expression.index(own) + len(own) : -1]
-    if cast:
-        call = f"({call.removesuffix(cast)}){cast}"
-    tenant = f"( SELECT {call} AS {FUNCTION_NAME})"
+    call = f"{FUNCTION_NAME}()" if visible else current_tenant_sql(tenancy)
+    typed = f"({call}){cast}" if cast else call
+    tenant = f"( SELECT {typed} AS {FUNCTION_NAME})"
     result = []
-    for left in (name, f"({name})::text"):
-        text = f"({left} = {tenant})"
-        if every in expression:
-            text = f"(({tenant} IS NULL) OR {text})"
-        result.append(text)
+    for left in (quote_name(column), f"({quote_name(column)}){cast or '::text'}"):
+        own = f"({left} = {tenant})"
+        if cast:
+            same = f"(({typed})::text = {call})"
+            own += f" AND (( SELECT ({same})::integer AS int4) <> 0)"
+        if bytewise:
+            same = f'(({left} COLLATE "C") = {tenant})'
+            own += f" AND (({same})::integer <> 0)"
+        if cast or bytewise:
+            own = f"({own})"
+        if policy == ADMIN_POLICY:
+            own = f"(({tenant} IS NULL) OR {own})"
+        result.append(own)
     return frozenset(result)

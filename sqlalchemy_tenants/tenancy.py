@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import MetaData
@@ -36,15 +36,16 @@ _SETTING = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)+")
 # What no role can be called. SET ROLE "none" is RESET ROLE, quoted or not.
 _NO_ROLES = ("none", "public")
 _ROLE_FIELDS = ("tenants_role", "shared_role", "admin_role")
+_NAMES = ("role_prefix", *_ROLE_FIELDS, "schema", "setting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tenancy:
     """Names of roles, schema and setting, and what is declared statically.
 
-    The defaults suit one database in a cluster. Roles belong to the cluster: give
-    each database of a cluster a prefix and group names of its own where its
-    tenants are not those of the other databases.
+    The defaults suit one database in a cluster. Roles belong to the cluster: where a
+    database's tenants are not those of the others, :meth:`named` gives it names of its
+    own. Of the prefix and the group roles, all are renamed or none.
 
     Stored per :class:`~sqlalchemy.schema.MetaData`, either
     ``MetaData(info={"tenancy": Tenancy(...)})`` or :meth:`bind`.
@@ -61,7 +62,10 @@ class Tenancy:
         their owner to the policies, too.
     :param tenants: the complete list of tenants, compared by autogenerate; ``None``
         where tenants come and go at run time.
-    :param logins: application logins that may act as the tenants in ``tenants``.
+    :param logins: application logins that may act as the tenants in ``tenants``; with
+        ``None`` the role that migrates may, and autogenerate compares no logins.
+    :param owners: roles that may own tables of tenants, beside the one that migrates.
+        They become admins, because ``FORCE`` confines owners, too.
     :raises TypeError: for a value of another type.
     :raises ValueError: for a name that PostgreSQL would refuse or cut, or for names
         that collide.
@@ -76,9 +80,53 @@ class Tenancy:
     force: bool = True
     # may be long, and a session's scope is looked up by the hash
     tenants: Collection[TenantId] | None = field(default=None, hash=False)
-    logins: Collection[str] = ()
+    logins: Collection[str] | None = None
+    owners: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        self._require_valid()
+        self._require_renamed_as_a_whole()
+
+    @classmethod
+    def named(cls, name: str, **kw: Any) -> Self:
+        """Return a configuration whose names all begin with one name::
+
+            Tenancy.named("shop", tenants=["acme", "globex"])
+
+        The role of tenant ``acme`` is then ``shop_tenant_acme``, the group roles are
+        ``shop_tenants``, ``shop_tenants_shared`` and ``shop_tenants_admin``, the schema
+        is ``shop_tenancy``, and the setting is ``shop_tenancy.tenant``.
+
+        :param name: lower-case letters, digits and underscores, as in ``"shop"``.
+        :param kw: further fields, or other names.
+        :raises TypeError: ``name`` is not a string.
+        :raises ValueError: for another name.
+        """
+        if not re.fullmatch("[a-z_][a-z0-9_]*", require_name("name", name)):
+            raise ValueError(
+                f"name {name!r}: roles, schema and setting are named for it; it has "
+                f"lower-case letters, digits and underscores only, as in 'shop'"
+            )
+        names = {field: f"{name}_{getattr(_DEFAULT, field)}" for field in _NAMES}
+        return cls(**{**names, **kw})
+
+    @classmethod
+    def recorded(cls, **names: str) -> Self:
+        """Return the names that a migration was written with.
+
+        Earlier versions took those that were renamed in part; their migrations still
+        run.
+
+        :raises ValueError: for a name that PostgreSQL would refuse.
+        """
+        tenancy = object.__new__(cls)
+        for each in fields(cls):
+            value = names.get(each.name, each.default)
+            object.__setattr__(tenancy, each.name, value)
+        tenancy._require_valid()
+        return tenancy
+
+    def _require_valid(self) -> None:
         require_flag("force", self.force)
         for what in (*_ROLE_FIELDS, "role_prefix", "schema"):
             name = require_name(what, getattr(self, what))
@@ -102,11 +150,12 @@ class Tenancy:
         if len(set(self.group_roles)) != len(self.group_roles):
             raise ValueError(f"group roles need distinct names: {self.group_roles}")
         for role in self.group_roles:
-            # the function would take such a role for a tenant
             if role.startswith(self.role_prefix):
                 raise ValueError(
                     f"role {role!r} begins with the prefix of tenant roles, "
-                    f"{self.role_prefix!r}; choose another name"
+                    f"{self.role_prefix!r}, so that it would be the role of tenant "
+                    f"{self.tenant_of(role)!r}; choose another name, or a longer "
+                    f"prefix, as in {self.role_prefix.strip('_') + '_tenant_'!r}"
                 )
         if not isinstance(self.setting, str):
             raise TypeError(
@@ -123,21 +172,67 @@ class Tenancy:
                 f"as in 'tenancy.tenant', none of them a reserved word or longer than "
                 f"{MAX_IDENTIFIER_BYTES} bytes"
             )
-        for what in ("tenants", "logins"):
+        for what in ("tenants", "logins", "owners"):
             value = getattr(self, what)
             if isinstance(value, str | bytes):
                 raise ValueError(
-                    f"tenants and logins are collections, not a string; {what} is "
-                    f"{value!r}"
+                    f"tenants, logins and owners are collections, not a string; {what} "
+                    f"is {value!r}"
                 )
-            if not isinstance(value, Iterable) and (what, value) != ("tenants", None):
+            if not isinstance(value, Iterable) and (
+                value is not None or what == "owners"
+            ):
                 raise TypeError(f"{what} is a collection, not {value!r}")
         # hashable and comparable whatever collection was given
-        object.__setattr__(self, "logins", tuple(require_names("login", self.logins)))
+        for what, names in (("login", "logins"), ("owner", "owners")):
+            if getattr(self, names) is not None:
+                value = tuple(require_names(what, getattr(self, names)))
+                object.__setattr__(self, names, value)
         if self.tenants is not None:
             object.__setattr__(self, "tenants", tuple(self.tenants))
+            known: dict[str, TenantId] = {}
             for tenant in self.tenants:
-                self.role_for(tenant)
+                self._require_another(tenant, known)
+
+    def _require_another(self, tenant: TenantId, known: dict[str, TenantId]) -> None:
+        text = self.tenant_of(self.role_for(tenant))
+        if text in known:
+            raise InvalidTenant(
+                f"tenants name {text!r} twice, as {known[text]!r} and as {tenant!r}: "
+                f"that is one tenant",
+                tenant=tenant,
+            )
+        known[text] = tenant
+
+    def _require_renamed_as_a_whole(self) -> None:
+        """Refuse to rename some roles, and to leave others common with the databases of
+        the cluster that have the default names."""
+        prefix = _DEFAULT.role_prefix
+        renamed = self.non_defaults("role_prefix", *_ROLE_FIELDS)
+        common = {
+            what: getattr(self, what)
+            for what in _ROLE_FIELDS
+            if getattr(self, what) in _DEFAULT.group_roles
+            or getattr(self, what).startswith(prefix)
+        }
+        # where one begins with the other, a role could be a tenant's of both
+        if self.role_prefix.startswith(prefix) or prefix.startswith(self.role_prefix):
+            common["role_prefix"] = self.role_prefix
+        if not renamed or not common:
+            return
+        own = [value for what, value in renamed.items() if what not in common]
+        name = own[0].strip("_") if own else "shop"
+        others = {what: f"{getattr(_DEFAULT, what)}_{name}" for what in common}
+        if "role_prefix" in others:
+            others["role_prefix"] = f"{name}_tenant_"
+        raise ValueError(
+            f"Tenancy({_arguments(renamed)}) has roles in common with each database of "
+            f"the cluster that has the default names: {_arguments(common)}; a login of "
+            f"that database could read this one. Rename the prefix and all group "
+            f"roles, as Tenancy.named('shop') does. An application that runs with "
+            f"this configuration goes on with Tenancy("
+            f"{_arguments({**renamed, **others})}), and alembic revision --autogenerate"
+        )
 
     @property
     def group_roles(self) -> tuple[str, str, str]:
@@ -223,7 +318,12 @@ class Tenancy:
         return tenancy
 
 
-_DEFAULT = Tenancy()
+# made without a look at the default names, which it is
+_DEFAULT = Tenancy.recorded()
+
+
+def _arguments(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _require_metadata(metadata: object) -> None:

@@ -216,7 +216,7 @@ def test_several_collections(
 def test_configurations_that_share_a_name_are_refused(
     database: Database, tmp_path: Path
 ) -> None:
-    second = 'info={"tenancy": Tenancy(role_prefix="org_")}'
+    second = 'info={"tenancy": Tenancy(setting="org.tenant")}'
     project = Project(tmp_path, database, COLLECTIONS.format(second=second))
     result = project.spawn("check")
     assert result.status != 0

@@ -58,6 +58,7 @@ from sqlalchemy_tenants import (
     tenant_column,
     with_rls,
 )
+from sqlalchemy_tenants.database.expected import GROUP_ROLE_ATTRIBUTES
 from sqlalchemy_tenants.declare import mark_of
 from sqlalchemy_tenants.managers import PostgresManager
 from sqlalchemy_tenants.scope import sqlstate
@@ -287,7 +288,9 @@ def share(**kw: Any) -> object:
         )
     ),
     names(Tenancy, "logins", "login", several=True)[:-1],
-    values(Tenancy, "logins", (None, 1), TypeError, "^logins is a collection, not"),
+    values(Tenancy, "logins", (1,), TypeError, "^logins is a collection, not"),
+    names(Tenancy, "owners", "owner", several=True)[:-1],
+    values(Tenancy, "owners", (None, 1), TypeError, "^owners is a collection, not"),
     values(Tenancy, "tenants", (1, True), TypeError, "^tenants is a collection, not"),
     values(Tenancy, "tenants", (b"acme",), ValueError, "collections, not a string"),
     values(Tenancy, "tenants", ([True], [1.5], ["x" * 57]), InvalidTenant, "tenant "),
@@ -357,7 +360,9 @@ def test_members_of_enumerations_are_names() -> None:
     class Name(str, enum.Enum):  # noqa: UP042 - which formats as "Name.MINE"
         MINE = "mine"
 
-    tenancy = Tenancy(schema=Name.MINE, tenants_role=Name.MINE, logins=[Name.MINE])
+    tenancy = Tenancy.named(
+        "x", schema=Name.MINE, tenants_role=Name.MINE, logins=[Name.MINE]
+    )
     assert f"{tenancy.schema} {tenancy.tenants_role} {next(iter(tenancy.logins))}" == (
         "mine mine mine"
     )
@@ -674,7 +679,7 @@ PRIVILEGES = (OP["grant_privileges"], OP["revoke_privileges"])
     ),
     *(
         values(OP["alter_group_role"], flag, (1, "no"), TypeError, f"{flag} is True or")
-        for flag in ops.GROUP_ROLE_ATTRIBUTES
+        for flag in GROUP_ROLE_ATTRIBUTES
     ),
     values(
         OP["alter_group_role"], "login", (None,), ValueError, "'x': name what to alt"

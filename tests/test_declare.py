@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
+import re
 import uuid
 from typing import Any, ClassVar
 
@@ -37,6 +39,7 @@ from sqlalchemy.orm import (
     registry,
 )
 
+from alembic_ext.ops import CreateTenancyOp, CreateTenantRoleOp, DropTenancyOp
 from sqlalchemy_tenants import (
     Policy,
     Tenancy,
@@ -451,7 +454,7 @@ def test_tenant_columns_of_other_types(base: Any) -> None:
         tenant: Mapped[uuid.UUID] = tenant_column(Uuid)
 
     default = Order.__table__.c.tenant.server_default.arg
-    assert str(default) == "tenancy.current_tenant()::uuid"
+    assert str(default) == "(tenancy.current_tenant())::uuid"
 
 
 def test_a_tenant_column_is_not_null_without_annotation_too(base: Any) -> None:
@@ -491,6 +494,87 @@ def test_each_metadata_has_its_own_configuration() -> None:
 def test_configurations_that_cannot_work(kw: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tenancy(**kw)
+
+
+def test_one_name_names_everything() -> None:
+    tenancy = Tenancy.named("shop", tenants=["acme"], force=False)
+    assert tenancy.role_for("acme") == "shop_tenant_acme"
+    assert tenancy.group_roles == (
+        "shop_tenants",
+        "shop_tenants_shared",
+        "shop_tenants_admin",
+    )
+    assert (tenancy.schema, tenancy.setting) == ("shop_tenancy", "shop_tenancy.tenant")
+    assert (tenancy.tenants, tenancy.force) == (("acme",), False)
+    assert Tenancy.named("shop", schema="mine").schema == "mine"
+
+
+@pytest.mark.parametrize("name", ["Shop", "my shop", "1", "x" * 63, "pg", "tenant"])
+def test_names_that_name_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=r"lower-case|63 bytes|reserves|in common"):
+        Tenancy.named(name)
+
+
+WHOLE = {
+    "role_prefix": "shop_",
+    "tenants_role": "all shops",
+    "shared_role": "any shop",
+    "admin_role": "every shop",
+}
+TAKEN = {
+    "role_prefix": ["tenant_", "tenant_shop_", "tenant"],
+    "tenants_role": ["tenants", "tenants_shared", "tenants_admin", "tenant_group"],
+    "shared_role": ["tenants_shared", "tenants", "tenant_any"],
+    "admin_role": ["tenants_admin", "tenant_admin"],
+}
+
+
+def test_roles_are_renamed_as_a_whole() -> None:
+    Tenancy(**WHOLE)
+    for count in range(1, len(WHOLE)):
+        for names in itertools.combinations(WHOLE, count):
+            half = {name: WHOLE[name] for name in names}
+            with pytest.raises(
+                ValueError, match=r"as Tenancy\.named\('shop'\) does"
+            ) as e:
+                Tenancy(**half)
+            # what it says to write is taken, and keeps what was renamed
+            advice = re.search(r"goes on with (Tenancy\(.*?\)), and", str(e.value))
+            assert advice is not None
+            whole = eval(advice[1])
+            assert {name: getattr(whole, name) for name in names} == half
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_role_is_common_with_the_default_names(name: str) -> None:
+    for taken in TAKEN[name]:
+        with pytest.raises(ValueError, match=f"{name}='{taken}'"):
+            Tenancy(**{**WHOLE, name: taken})
+
+
+def test_schema_and_setting_are_no_roles() -> None:
+    Tenancy(schema="mine")
+    Tenancy(setting="mine.tenant")
+
+
+@pytest.mark.parametrize("role", ["tenants_role", "shared_role", "admin_role"])
+def test_a_group_role_that_would_be_a_tenant_is_explained(role: str) -> None:
+    names = {**WHOLE, role: "shop_shared"}
+    with pytest.raises(
+        ValueError, match=r"would be the role of tenant 'shared'.*as in 'shop_tenant_'"
+    ):
+        Tenancy(**names)
+    Tenancy(**{**names, "role_prefix": "shop_tenant_"})
+
+
+def test_migrations_keep_the_names_that_they_were_written_with() -> None:
+    operation = CreateTenantRoleOp("x", role_prefix="t_")
+    assert operation.role == "t_x"
+    for cls in (CreateTenancyOp, DropTenancyOp):
+        tenancy = cls(Tenancy.recorded(tenants_role="orgs")).tenancy
+        assert tenancy.group_roles == ("orgs", "tenants_shared", "tenants_admin")
+    with pytest.raises(ValueError, match="begins with the prefix"):
+        Tenancy.recorded(role_prefix="t")
 
 
 def test_roles_of_tenants_are_distinct() -> None:

@@ -278,11 +278,12 @@ Base.metadata.info["tenancy"] = Tenancy(tenants=[{0}], logins=["app"])
 def test_configuration_without_marks_does_nothing(
     database: Database, tmp_path: Path
 ) -> None:
-    configured = 'Base.metadata.info["tenancy"] = Tenancy(role_prefix="t_")\n'
+    configured = 'Base.metadata.info["tenancy"] = Tenancy.named("t")\n'
     project = Project(tmp_path, database, configured + UNMARKED)
     source = project.migrate()
     assert "tenancy" not in source
     assert "rls" not in source
     assert_migrates(project, configured + ORDER)
     source = assert_migrates(project, configured + UNMARKED)
-    assert "op.drop_tenancy(role_prefix='t_')" in upgrade_of(source)
+    assert "op.drop_tenancy(\n" in upgrade_of(source)
+    assert "role_prefix='t_tenant_'" in upgrade_of(source)

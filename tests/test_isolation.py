@@ -470,7 +470,13 @@ def test_a_shared_tenant_may_be_long(world: World) -> None:
 
 
 def test_another_prefix_and_other_names() -> None:
-    tenancy = Tenancy(role_prefix="x_", shared_role="everyone", setting="my.tenant")
+    tenancy = Tenancy(
+        role_prefix="x_",
+        tenants_role="all",
+        shared_role="everyone",
+        admin_role="boss",
+        setting="my.tenant",
+    )
     path = 'SET LOCAL search_path = "public", pg_temp'
     tenant = uuid.UUID(int=1)
     role = tenant_scope(tenant, "role", tenancy, "public")

@@ -41,14 +41,14 @@ from alembic_ext.ops import (
 from projects import snapshot
 from servers import Database
 from sqlalchemy_tenants import Policy, Tenancy
-from sqlalchemy_tenants.catalog import function_definition
+from sqlalchemy_tenants.database.expected import Expected
 
 LONG = " AND ".join(
     ["(tenant = (SELECT tenancy.current_tenant()) OR \"Q\" = 'x''y' OR item IN ('a'))"]
     * 3
 )
-DEFINITION = function_definition(Tenancy()).replace("STABLE", "VOLATILE")
-FUNCTION = function_definition(Tenancy())
+DEFINITION = Expected(Tenancy()).function.replace("STABLE", "VOLATILE")
+FUNCTION = Expected(Tenancy()).function
 
 # in an order in which they can be executed, and reversed
 OPERATIONS: list[TenancyOp] = [

@@ -5,17 +5,15 @@
 :mod:`..compare`.
 """
 
-from .base import TenancyOp
+from .base import TenancyOp, taken_directives
 from .notes import OWNED_COMMENT
 from .privileges import (
     OBJECT_TYPES,
     PRIVILEGES,
     GrantPrivilegesOp,
-    ObjectType,
     RevokePrivilegesOp,
 )
 from .roles import (
-    GROUP_ROLE_ATTRIBUTES,
     AlterGroupRoleOp,
     CreateGroupRoleOp,
     DropGroupRoleOp,
@@ -40,7 +38,6 @@ from .tenants import (
 )
 
 __all__ = [
-    "GROUP_ROLE_ATTRIBUTES",
     "OBJECT_TYPES",
     "OWNED_COMMENT",
     "PRIVILEGES",
@@ -60,11 +57,11 @@ __all__ = [
     "GrantMembershipOp",
     "GrantPrivilegesOp",
     "GrantTenantRoleOp",
-    "ObjectType",
     "ReplaceTenantFunctionOp",
     "RevokeMembershipOp",
     "RevokePrivilegesOp",
     "RevokeTenantRoleOp",
     "RowSecurityOp",
     "TenancyOp",
+    "taken_directives",
 ]

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import MetaData
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
@@ -70,6 +71,12 @@ class TenancyOp(MigrateOperation):
         :param notes: where to note what an operation did to roles.
         """
         raise NotImplementedError
+
+    def require_fit(self, collections: Iterable[MetaData] | None) -> None:
+        """Refuse what the models of ``env.py`` show to be wrong.
+
+        :param collections: ``None`` where they are not known.
+        """
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments of the directive, as rendered."""
@@ -144,9 +151,23 @@ def _compile(element: Statement, compiler: DDLCompiler, **kw: Any) -> str:
 def execute(operations: Operations, operation: TenancyOp) -> None:
     """Execute an operation, whichever it is: Alembic looks base classes up, too."""
     context = operations.migration_context
+    metadata = context.opts.get("target_metadata")
+    operation.require_fit([metadata] if isinstance(metadata, MetaData) else metadata)
     version_table = quote_qualified(context.version_table_schema, context.version_table)
     for text in operation.statements(Notes("TABLE", version_table)):
         context.impl.execute(Statement(text, operation.directive))
+
+
+_directives: dict[str, Any] = {}
+
+
+def taken_directives() -> set[str]:
+    """Return the names of directives that another package has registered since."""
+    return {
+        name
+        for name, function in _directives.items()
+        if getattr(Operations, name) is not function
+    }
 
 
 def directive(name: str) -> Callable[[_Op], _Op]:
@@ -170,6 +191,7 @@ def directive(name: str) -> Callable[[_Op], _Op]:
         parameters = [this, *signature.parameters.values()]
         function = getattr(Operations, name)
         function.__signature__ = signature.replace(parameters=parameters)
+        _directives[name] = function
         return cls
 
     return register

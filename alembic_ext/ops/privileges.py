@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, get_args
 
 from sqlalchemy_tenants.arguments import require_names, require_text
+from sqlalchemy_tenants.database.catalog import ObjectType
 from sqlalchemy_tenants.policies import (
     quote_grantee,
     quote_literal,
@@ -17,18 +18,6 @@ from sqlalchemy_tenants.roles import do_block
 
 from .base import Flag, Name, TenancyOp, directive, optional_name
 from .notes import Notes
-
-ObjectType: TypeAlias = Literal[
-    "TABLE",
-    "SEQUENCE",
-    "SCHEMA",
-    "FUNCTION",
-    "DEFAULT TABLES",
-    "DEFAULT SEQUENCES",
-    "DEFAULT FUNCTIONS",
-    "DEFAULT TYPES",
-    "DEFAULT SCHEMAS",
-]
 
 OBJECT_TYPES: tuple[ObjectType, ...] = get_args(ObjectType)
 

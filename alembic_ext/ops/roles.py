@@ -28,17 +28,6 @@ from .notes import (
     unless_owned_lines,
 )
 
-#: Attributes that a group role must have, by their names in :class:`AlterGroupRoleOp`.
-GROUP_ROLE_ATTRIBUTES = {
-    "superuser": False,
-    "bypass_rls": False,
-    "login": False,
-    "inherit": True,
-    "create_role": False,
-    "create_db": False,
-    "replication": False,
-}
-
 # name here, PostgreSQL's keyword, and column of pg_roles
 _ATTRIBUTES = {
     "superuser": ("SUPERUSER", "rolsuper"),

@@ -36,7 +36,7 @@ class _TenancyNamesOp(TenancyOp):
         schema: str = "tenancy",
         setting: str = "tenancy.tenant",
     ) -> Self:
-        tenancy = Tenancy(
+        tenancy = Tenancy.recorded(
             role_prefix=role_prefix,
             tenants_role=tenants_role,
             shared_role=shared_role,

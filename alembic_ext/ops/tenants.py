@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+from sqlalchemy import MetaData
+
 from sqlalchemy_tenants.arguments import require_names
+from sqlalchemy_tenants.declare import require_tenant_of
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import (
     create_role_sql,
@@ -42,7 +45,7 @@ class _TenantRoleOp(TenancyOp):
         super().__post_init__()
         self.tenant = tenant_text(self.tenant)
         self.logins = tuple(require_names("login", self.logins))
-        self.tenancy = Tenancy(
+        self.tenancy = Tenancy.recorded(
             role_prefix=self.role_prefix,
             tenants_role=self.tenants_role,
         )
@@ -69,6 +72,11 @@ class CreateTenantRoleOp(_TenantRoleOp):
     """
 
     reverse_only = ("undo",)
+
+    def require_fit(self, collections: Iterable[MetaData] | None) -> None:
+        # not a tenant that the models cannot hold: they may have changed since
+        for metadata in collections or ():
+            require_tenant_of(self.tenant, metadata, held=False)
 
     def statements(self, notes: Notes) -> Iterator[str]:
         role, tenants_role = quote_name(self.role), quote_name(self.tenants_role)

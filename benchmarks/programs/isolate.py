@@ -18,10 +18,10 @@ def create(url: str) -> None:
     engine.dispose()
 
 
-def ours(url: str, tenants: list[str], role_prefix: str) -> None:
+def ours(url: str, tenants: list[str]) -> None:
     from sqlalchemy_tenants import Tenancy, with_rls
 
-    Base.metadata.info["tenancy"] = Tenancy(role_prefix=role_prefix)
+    Base.metadata.info["tenancy"] = Tenancy.named("shop")
     with_rls(Customer)
     with_rls(Order)
     engine = create_engine(url)
@@ -30,7 +30,7 @@ def ours(url: str, tenants: list[str], role_prefix: str) -> None:
     engine.dispose()
 
 
-def earlier(url: str, tenants: list[str], role_prefix: str) -> None:
+def earlier(url: str, tenants: list[str]) -> None:
     from sqlalchemy_tenants import get_process_revision_directives, with_rls
     from sqlalchemy_tenants.managers import PostgresManager
 
@@ -46,7 +46,7 @@ def earlier(url: str, tenants: list[str], role_prefix: str) -> None:
     engine.dispose()
 
 
-def rls(url: str, tenants: list[str], role_prefix: str) -> None:
+def rls(url: str, tenants: list[str]) -> None:
     from rls.alembic_rls import set_metadata_info
     from rls.schemas import Command, ConditionArg, Permissive
 

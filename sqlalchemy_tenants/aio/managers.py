@@ -21,7 +21,7 @@ from ..session import AdminSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
-    from ..check import Finding
+    from ..database.findings import Finding
 
 _S = TypeVar("_S", bound=AsyncSession)
 _T = TypeVar("_T")

@@ -8,25 +8,31 @@ Privileges of an object's owner are left out: what an owner holds is not granted
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from json import loads
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, text
+from sqlalchemy import ARRAY, Boolean, Connection, Text, bindparam, text
 
-from .policies import (
-    Command,
-    Policy,
-    current_tenant_sql,
-    role_set,
-    tenant_function_body,
-)
-from .tenancy import FUNCTION_NAME, Tenancy
+from ..policies import Command, Policy, role_set
+from ..tenancy import FUNCTION_NAME, Tenancy
 
 ObjectType: TypeAlias = Literal[
-    "TABLE", "SEQUENCE", "SCHEMA", "FUNCTION", "DEFAULT TABLES"
+    "TABLE",
+    "SEQUENCE",
+    "SCHEMA",
+    "FUNCTION",
+    "DEFAULT TABLES",
+    "DEFAULT SEQUENCES",
+    "DEFAULT FUNCTIONS",
+    "DEFAULT TYPES",
+    "DEFAULT SCHEMAS",
 ]
+
+#: Default privileges, by the role that creates the objects and their kind.
+Defaults: TypeAlias = dict[tuple[str, ObjectType], "frozenset[Grant]"]
 
 
 class Grant(NamedTuple):
@@ -52,12 +58,35 @@ class Dependency(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view, and a table that it reads."""
+    """A view that reads a table with the rights of the view's owner.
+
+    :param table: schema and name of the table, which it may read through other views.
+    :param open_to_tenants: whether the group role of tenants may use the view.
+    :param owner_reads: whether the view's owner is exempt from the policies of other
+        owners' tables: a superuser, or with ``BYPASSRLS``, or with the admin role.
+    """
 
     schema: str
     name: str
     table: tuple[str, str]
     materialized: bool
+    open_to_tenants: bool
+    owner_reads: bool
+
+
+class Membership(NamedTuple):
+    """A role that is a member of another one.
+
+    :param inherit: whether it has the privileges of ``group`` by itself.
+    :param set: whether it may ``SET ROLE`` to ``group``.
+    """
+
+    group: str
+    member: str
+    grantor: str
+    admin: bool
+    inherit: bool
+    set: bool
 
 
 @dataclass
@@ -66,18 +95,23 @@ class TableState:
 
     :param owner_is_admin: whether the owner sees all rows; ``None`` without an admin
         role.
+    :param is_administered: whether the current user has the owner's rights.
     :param rls: whether row-level security is enabled.
     :param force: whether it is forced on the table's owner.
     :param columns: types by column, for a domain those of its base type.
     :param grants: what everyone but the owner holds.
     :param sequences: grants on the sequences that serial columns own, by column.
     :param identities: likewise for identity columns, whose sequences need none.
+    :param policies_text: what the policies were read from: where it is equal, so are
+        the policies.
+    :param grants_text: likewise for grants, sequences and identities.
     """
 
     schema: str
     name: str
     owner: str
     owner_is_admin: bool | None
+    is_administered: bool
     rls: bool
     force: bool
     columns: dict[str, str]
@@ -85,11 +119,13 @@ class TableState:
     grants: frozenset[Grant]
     sequences: dict[str, frozenset[Grant]]
     identities: dict[str, frozenset[Grant]]
+    policies_text: str
+    grants_text: tuple[str, ...]
 
 
 @dataclass
 class RoleState:
-    """A group role: its attributes, and the roles whose privileges it has.
+    """A role: its attributes, and the roles whose privileges it has.
 
     :param member_of: roles that it is a member of directly, and inherits from.
     """
@@ -110,12 +146,13 @@ class SchemaState:
     """A schema: what everyone but its owner holds on it.
 
     :param grantable: whether the current user can grant ``USAGE`` on it.
-    :param table_defaults: default privileges of tables, by the role that creates them.
+    :param defaults: default privileges of what is created in it.
     """
 
+    owner: str
     grants: frozenset[Grant]
     grantable: bool
-    table_defaults: dict[str, frozenset[Grant]] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=dict)
 
 
 @dataclass
@@ -127,12 +164,17 @@ class Catalog:
         prints it, or ``None``.
     :param function_visible: whether the server prints the function without its schema,
         because the search path leads to it.
+    :param function_owner_is_admin: whether its owner sees all rows.
+    :param function_administered: whether the current user has its owner's rights.
     :param function_grants: what everyone but its owner holds on it.
-    :param table_defaults: default privileges of tables in any schema, by the role that
-        creates them.
+    :param memberships: of group roles, and of tenants' roles beside that in the group
+        role of all tenants.
+    :param defaults: default privileges of what is created in any schema.
+    :param folding: nondeterministic collations, under which texts that differ may be
+        equal.
+    :param folded: columns that have one, also by their domain, by table: its name.
     :param has_views: whether there are views at all.
-    :param tenants: logins that may act as a tenant, by its role, without those that
-        only administer it; read on demand.
+    :param tenants: the tenants' roles; read on demand.
     """
 
     server_version: int
@@ -140,13 +182,29 @@ class Catalog:
     function: str | None
     function_visible: bool
     function_owner: str | None
+    function_owner_is_admin: bool
+    function_administered: bool
     function_grants: frozenset[Grant]
     roles: dict[str, RoleState]
+    memberships: tuple[Membership, ...]
     schemas: dict[str, SchemaState]
-    table_defaults: dict[str, frozenset[Grant]]
+    defaults: Defaults
+    folding: frozenset[str]
+    folded: dict[tuple[str, str], dict[str, str]]
     has_views: bool
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
-    tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tenants: dict[str, TenantState] = field(default_factory=dict)
+
+
+@dataclass
+class TenantState:
+    """The role of a tenant.
+
+    :param logins: who may act as it, without those that only administer it.
+    """
+
+    role: RoleState
+    logins: tuple[str, ...]
 
 
 def _role(oid: str) -> str:
@@ -169,27 +227,79 @@ def _grants(acl: str, owner: str, column: str = "NULL") -> str:
     """
 
 
-def _table_defaults(schema: str) -> str:
+_DEFAULTS_OF: dict[str, ObjectType] = {
+    "r": "DEFAULT TABLES",
+    "S": "DEFAULT SEQUENCES",
+    "f": "DEFAULT FUNCTIONS",
+    "T": "DEFAULT TYPES",
+    "n": "DEFAULT SCHEMAS",
+}
+
+
+def _defaults(schema: str) -> str:
     return f"""
         SELECT pg_catalog.json_build_object(
             'role', pg_catalog.pg_get_userbyid(d.defaclrole),
+            'type', d.defaclobjtype,
             'grants', ARRAY({_grants("d.defaclacl", "d.defaclrole")}))
         FROM pg_catalog.pg_default_acl d
-        WHERE d.defaclnamespace = {schema} AND d.defaclobjtype = 'r'
+        WHERE d.defaclnamespace = {schema}
     """
 
 
-# What comes with PostgreSQL has lower numbers. Said even where nothing of it is meant:
-# most rows of a small database's catalogs are the system's.
+# Whether a role has the privileges of the admin role. On 15 a role inherits from all
+# roles or none; later, each membership says.
+def _is_admin(role: str) -> str:
+    return f"""pg_catalog.pg_has_role({role},
+        (SELECT pg_catalog.to_regrole(pg_catalog.quote_ident(:admin_role))),
+        CASE WHEN pg_catalog.current_setting('server_version_num')::integer
+            >= 160000 THEN 'USAGE' ELSE 'MEMBER' END)"""
+
+
+# A role as a JSON object, for RoleState.
+def _role_state(role: str) -> str:
+    return f"""pg_catalog.json_build_object(
+        'name', {role}.rolname,
+        'superuser', {role}.rolsuper,
+        'bypass_rls', {role}.rolbypassrls,
+        'login', {role}.rolcanlogin,
+        'inherit', {role}.rolinherit,
+        'create_role', {role}.rolcreaterole,
+        'create_db', {role}.rolcreatedb,
+        'replication', {role}.rolreplication,
+        'member_of', ARRAY(
+            SELECT pg_catalog.pg_get_userbyid(m.roleid)
+            FROM pg_catalog.pg_auth_members m
+            WHERE m.member = {role}.oid
+            AND pg_catalog.pg_has_role({role}.oid, m.roleid, 'USAGE')
+        )
+    )"""
+
+
+# System objects have OIDs below 16384. Filter on that everywhere: in a small database
+# most catalog rows are the system's.
 _FIRST_OID = 16384
 
-_SYSTEM_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+_USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+
+#: Whether a view ``v`` reads with the rights of its owner.
+_READS_AS_OWNER = """NOT EXISTS (
+    SELECT FROM pg_catalog.pg_options_to_table(v.reloptions) o
+    WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)"""
+
+#: Whether tenants hold a privilege on a relation ``o``.
+_OPEN_TO_TENANTS = """coalesce(
+    pg_catalog.has_any_column_privilege(tenants.oid, o.oid, 'SELECT, INSERT, UPDATE')
+    OR pg_catalog.has_table_privilege(tenants.oid, o.oid, 'DELETE, TRUNCATE'), false)"""
 
 _OUR_FUNCTION = "n.nspname = :schema AND p.proname = :function AND p.pronargs = 0"
 _FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
 
-_DATABASE = text(
-    f"""
+# Before 16 a membership had no options of its own.
+_NO_OPTIONS = "'inherit', true, 'set', true"
+_OPTIONS = "'inherit', m.inherit_option, 'set', m.set_option"
+
+_DATABASE = f"""
     SELECT pg_catalog.json_build_object(
         'server_version', pg_catalog.current_setting('server_version_num')::integer,
         'current_user', current_user,
@@ -198,6 +308,8 @@ _DATABASE = text(
                 'definition', pg_catalog.pg_get_functiondef(p.oid),
                 'visible', pg_catalog.pg_function_is_visible(p.oid),
                 'owner', pg_catalog.pg_get_userbyid(p.proowner),
+                'owner_is_admin', {_is_admin("p.proowner")},
+                'administered', pg_catalog.pg_has_role(p.proowner, 'USAGE'),
                 'grants', ARRAY({_grants(_FUNCTION_ACL, "p.proowner")})
             )
             FROM pg_catalog.pg_proc p
@@ -205,42 +317,57 @@ _DATABASE = text(
             WHERE {_OUR_FUNCTION}
         ),
         'roles', (
-            SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-                'name', r.rolname,
-                'superuser', r.rolsuper,
-                'bypass_rls', r.rolbypassrls,
-                'login', r.rolcanlogin,
-                'inherit', r.rolinherit,
-                'create_role', r.rolcreaterole,
-                'create_db', r.rolcreatedb,
-                'replication', r.rolreplication,
-                'member_of', ARRAY(
-                    SELECT pg_catalog.pg_get_userbyid(m.roleid)
-                    FROM pg_catalog.pg_auth_members m
-                    WHERE m.member = r.oid
-                    AND pg_catalog.pg_has_role(r.oid, m.roleid, 'USAGE')
-                )
-            ))
+            SELECT pg_catalog.json_agg({_role_state("r")})
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (:group_roles)
+        ),
+        'memberships', ARRAY(
+            SELECT pg_catalog.json_build_object(
+                'group', pg_catalog.pg_get_userbyid(m.roleid),
+                'member', member.rolname,
+                'grantor', pg_catalog.pg_get_userbyid(m.grantor),
+                'admin', m.admin_option, {{options}})
+            FROM pg_catalog.pg_auth_members m
+            JOIN pg_catalog.pg_roles member ON member.oid = m.member
+            WHERE member.rolname = ANY (:group_roles)
+            OR (pg_catalog.starts_with(member.rolname, :role_prefix)
+                AND m.roleid IS DISTINCT FROM (SELECT oid FROM pg_catalog.pg_roles
+                    WHERE rolname = :tenants_role))
         ),
         'schemas', (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                 'name', n.nspname,
+                'owner', pg_catalog.pg_get_userbyid(n.nspowner),
                 'grants', ARRAY({_grants("n.nspacl", "n.nspowner")}),
                 'grantable', pg_catalog.has_schema_privilege(
-                    current_user, n.oid, 'USAGE WITH GRANT OPTION'),
-                'table_defaults', ARRAY({_table_defaults("n.oid")})
+                    n.oid, 'USAGE WITH GRANT OPTION'),
+                'defaults', ARRAY({_defaults("n.oid")})
             ))
-            FROM pg_catalog.pg_namespace n WHERE {_SYSTEM_SCHEMAS}
+            FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
         ),
-        'table_defaults', ARRAY({_table_defaults("0")}),
+        'defaults', ARRAY({_defaults("0")}),
+        'folding', ARRAY(
+            SELECT l.collname FROM pg_catalog.pg_collation l
+            WHERE NOT l.collisdeterministic
+        ),
+        -- the first condition is evaluated once: columns are many
+        'folded', ARRAY(
+            SELECT pg_catalog.json_build_array(
+                n.nspname, c.relname, a.attname, l.collname)
+            FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+            WHERE EXISTS (
+                SELECT FROM pg_catalog.pg_collation WHERE NOT collisdeterministic)
+            AND NOT l.collisdeterministic AND c.relkind IN ('r', 'p')
+            AND NOT a.attisdropped
+        ),
         'has_views', EXISTS (
             SELECT FROM pg_catalog.pg_class
             WHERE oid >= {_FIRST_OID} AND relkind IN ('v', 'm')
         )
     )::text
     """
-)
 
 # Of 1,000 tables most have the same ACLs, and policies that differ in the table only.
 # What takes time is done once for all that are equal: exploding ACLs, and printing
@@ -341,11 +468,8 @@ _TABLES = f"""
         GROUP BY d.refobjid
     )
     SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
-        -- on 15 a role inherits from all roles or none; later, each membership says
-        pg_catalog.pg_has_role(c.relowner,
-            (SELECT pg_catalog.to_regrole(pg_catalog.quote_ident(:admin_role))),
-            CASE WHEN pg_catalog.current_setting('server_version_num')::integer
-                >= 160000 THEN 'USAGE' ELSE 'MEMBER' END),
+        {_is_admin("c.relowner")},
+        pg_catalog.pg_has_role(c.relowner, 'USAGE'),
         c.relrowsecurity, c.relforcerowsecurity, col.columns,
         coalesce(policies.items, '[]'), coalesce(acls.grants, '[]'),
         coalesce(column_grants.items, '[]'), coalesce(sequences.items, '[]')
@@ -356,7 +480,7 @@ _TABLES = f"""
     LEFT JOIN acls ON acls.acl = c.relacl AND acls.owner = c.relowner
     LEFT JOIN column_grants ON column_grants.oid = c.oid
     LEFT JOIN sequences ON sequences.refobjid = c.oid
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {_SYSTEM_SCHEMAS}
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {_USER_SCHEMAS}
 """
 _TABLES_WITH_COLUMNS = text(_TABLES.format(columns=_COLUMNS))
 _TABLES_WITHOUT_COLUMNS = text(_TABLES.format(columns=_NO_COLUMNS))
@@ -400,41 +524,52 @@ _TYPES = text(
     FROM ({_COLUMNS}) AS col
     JOIN pg_catalog.pg_class c ON c.oid = col.attrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE {_SYSTEM_SCHEMAS}
+    WHERE {_USER_SCHEMAS}
     """
 )
 
 _TENANTS = text(
-    """
-    SELECT tenant.rolname, array_remove(array_agg(DISTINCT login.rolname), NULL)
+    f"""
+    SELECT {_role_state("tenant")}::text, ARRAY(
+        SELECT DISTINCT login.rolname
+        FROM pg_catalog.pg_auth_members act
+        JOIN pg_catalog.pg_roles login ON login.oid = act.member
+        WHERE act.roleid = tenant.oid AND NOT act.admin_option
+        ORDER BY login.rolname)
     FROM pg_catalog.pg_auth_members m
     JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
     JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member
-    LEFT JOIN pg_catalog.pg_auth_members act
-        ON act.roleid = tenant.oid AND NOT act.admin_option
-    LEFT JOIN pg_catalog.pg_roles login ON login.oid = act.member
     WHERE tenants.rolname = :tenants_role
     AND pg_catalog.starts_with(tenant.rolname, :role_prefix)
-    GROUP BY tenant.rolname
     """
 )
 
 _VIEWS = text(
     f"""
-    SELECT DISTINCT n.nspname, c.relname, vn.nspname, v.relname, v.relkind = 'm'
-    FROM pg_catalog.pg_depend d
-    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid
-    JOIN pg_catalog.pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
-    JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
-    JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p')
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-    AND d.refclassid = 'pg_catalog.pg_class'::regclass
-    AND {_SYSTEM_SCHEMAS}
-    AND NOT EXISTS (
-        SELECT FROM pg_catalog.pg_options_to_table(v.reloptions) o
-        WHERE o.option_name = 'security_invoker' AND o.option_value::boolean
+    WITH RECURSIVE direct AS (
+        SELECT DISTINCT w.ev_class AS view, d.refobjid AS source
+        FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class <> d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    ), reads AS (
+        SELECT view, source FROM direct
+        UNION SELECT reads.view, direct.source
+        FROM reads JOIN direct ON direct.view = reads.source
     )
+    SELECT vn.nspname, v.relname, n.nspname, c.relname, v.relkind = 'm',
+        {_OPEN_TO_TENANTS.replace("o.oid", "v.oid")},
+        owner.rolsuper OR owner.rolbypassrls
+        OR coalesce(pg_catalog.pg_has_role(owner.oid, admin.oid, 'USAGE'), false)
+    FROM reads
+    JOIN pg_catalog.pg_class v ON v.oid = reads.view AND v.relkind IN ('v', 'm')
+    JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
+    JOIN pg_catalog.pg_class c ON c.oid = reads.source AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_roles owner ON owner.oid = v.relowner
+    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+    LEFT JOIN pg_catalog.pg_roles admin ON admin.rolname = :admin_role
+    WHERE {_USER_SCHEMAS} AND {_READS_AS_OWNER}
     """
 )
 
@@ -449,39 +584,48 @@ _COMMANDS: dict[str, Command] = {
 
 def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
     """Read roles, schemas and the function; one query."""
+    version = connection.dialect.server_version_info or ()
+    statement = _DATABASE.format(options=_OPTIONS if version >= (16,) else _NO_OPTIONS)
     facts = loads(
         connection.execute(
-            _DATABASE,
+            text(statement),
             {
                 "group_roles": list(tenancy.group_roles),
+                "role_prefix": tenancy.role_prefix,
+                "tenants_role": tenancy.tenants_role,
+                "admin_role": tenancy.admin_role,
                 "schema": tenancy.schema,
                 "function": FUNCTION_NAME,
             },
         ).scalar_one()
     )
     function = facts["function"] or {}
+    folded: dict[tuple[str, str], dict[str, str]] = {}
+    for schema, table, column, collation in facts["folded"]:
+        folded.setdefault((schema, table), {})[column] = collation
     return Catalog(
         server_version=facts["server_version"],
         current_user=facts["current_user"],
         function=function.get("definition"),
         function_visible=function.get("visible", False),
         function_owner=function.get("owner"),
+        function_owner_is_admin=function.get("owner_is_admin") is True,
+        function_administered=function.get("administered", False),
         function_grants=_as_grants(function.get("grants", [])),
-        roles={
-            role["name"]: RoleState(
-                **{**role, "member_of": frozenset(role["member_of"])}
-            )
-            for role in facts["roles"] or ()
-        },
+        roles={role["name"]: _as_role(role) for role in facts["roles"] or ()},
+        memberships=tuple(Membership(**item) for item in facts["memberships"]),
         schemas={
             schema["name"]: SchemaState(
+                schema["owner"],
                 _as_grants(schema["grants"]),
                 schema["grantable"],
-                _as_table_defaults(schema["table_defaults"]),
+                _as_defaults(schema["defaults"]),
             )
             for schema in facts["schemas"] or ()
         },
-        table_defaults=_as_table_defaults(facts["table_defaults"]),
+        defaults=_as_defaults(facts["defaults"]),
+        folding=frozenset(facts["folding"]),
+        folded=folded,
         has_views=facts["has_views"],
     )
 
@@ -490,8 +634,6 @@ def read_tables(
     connection: Connection, tenancy: Tenancy, *, columns: bool = True
 ) -> dict[tuple[str, str], TableState]:
     """Read all tables but temporary ones, by schema and name; one query.
-
-    Tables with equal policies, or equal grants, share the objects.
 
     :param columns: read columns and their types, too.
     """
@@ -503,14 +645,15 @@ def read_tables(
     as_sequences = cache(_as_sequences)
     tables = {}
     for (
-        schema, name, owner, is_admin, rls, force, column_types, policies, grants,
-        column_grants, sequences,
+        schema, name, owner, is_admin, administered, rls, force, column_types, policies,
+        grants, column_grants, sequences,
     ) in rows:  # fmt: skip
         tables[schema, name] = TableState(
             schema=schema,
             name=name,
             owner=owner,
             owner_is_admin=is_admin,
+            is_administered=administered,
             rls=rls,
             force=force,
             columns=as_columns(column_types or "{}"),
@@ -518,6 +661,8 @@ def read_tables(
             grants=as_grants(grants, column_grants),
             sequences=as_sequences(sequences, False),
             identities=as_sequences(sequences, True),
+            policies_text=policies,
+            grants_text=(grants, column_grants, sequences),
         )
     return tables
 
@@ -569,45 +714,77 @@ def read_columns(connection: Connection) -> dict[tuple[str, str], dict[str, str]
     return {(schema, table): loads(columns) for schema, table, columns in rows}
 
 
-def read_tenants(
-    connection: Connection, tenancy: Tenancy
-) -> dict[str, tuple[str, ...]]:
+def read_tenants(connection: Connection, tenancy: Tenancy) -> dict[str, TenantState]:
     """Read the tenants' roles, and the logins that may act as each; one query."""
     rows = connection.execute(
         _TENANTS,
         {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix},
     )
-    return {role: tuple(sorted(logins)) for role, logins in rows}
+    tenants = (TenantState(_as_role(loads(role)), tuple(ls)) for role, ls in rows)
+    return {tenant.role.name: tenant for tenant in tenants}
 
 
-def read_views(connection: Connection) -> list[View]:
-    """Read the views that read a table with the rights of their owner; one query."""
+def read_views(connection: Connection, tenancy: Tenancy) -> list[View]:
+    """Read the views that read a table with the rights of their owner, directly or
+    through other views; one query."""
+    rows = connection.execute(
+        _VIEWS,
+        {"tenants_role": tenancy.tenants_role, "admin_role": tenancy.admin_role},
+    )
     return [
-        View(schema, name, (table_schema, table), materialized)
-        for table_schema, table, schema, name, materialized in connection.execute(
-            _VIEWS
-        )
+        View(schema, name, (table_schema, table), *rest)
+        for schema, name, table_schema, table, *rest in rows
     ]
 
 
-def function_definition(tenancy: Tenancy) -> str:
-    """Return what ``pg_get_functiondef`` prints for our function, 15 to 18 alike."""
-    body = tenant_function_body(tenancy)
-    tag = "$function"
-    while tag in body:
-        tag += "x"
-    return (
-        f"CREATE OR REPLACE FUNCTION {current_tenant_sql(tenancy)}\n"
-        " RETURNS text\n"
-        " LANGUAGE plpgsql\n"
-        " STABLE PARALLEL SAFE\n"
-        f"AS {tag}${body}{tag}$\n"
-    )
+def _as_role(facts: dict[str, Any]) -> RoleState:
+    return RoleState(**{**facts, "member_of": frozenset(facts["member_of"])})
 
 
 def _as_grants(items: list[list[Any]]) -> frozenset[Grant]:
     return frozenset(Grant(*item) for item in items)
 
 
-def _as_table_defaults(items: list[dict[str, Any]]) -> dict[str, frozenset[Grant]]:
-    return {item["role"]: _as_grants(item["grants"]) for item in items}
+def _as_defaults(items: list[dict[str, Any]]) -> Defaults:
+    return {
+        (item["role"], _DEFAULTS_OF[item["type"]]): _as_grants(item["grants"])
+        for item in items
+        if item["type"] in _DEFAULTS_OF
+    }
+
+
+_READERS = text(
+    """
+    SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
+        SELECT g.rolname FROM pg_catalog.pg_roles g
+        WHERE g.rolname = ANY (:admitted) AND pg_catalog.pg_has_role(r.oid, g.oid,
+            CASE WHEN pg_catalog.current_setting('server_version_num')::integer
+                >= 160000 THEN 'USAGE' ELSE 'MEMBER' END))
+    FROM pg_catalog.pg_roles r
+    WHERE r.rolname = ANY (:roles)
+    OR (:dumps AND r.rolcanlogin AND pg_catalog.pg_has_role(
+        r.oid, 'pg_read_all_data', 'USAGE'))
+    """
+).bindparams(
+    bindparam("roles", type_=ARRAY(Text)),
+    bindparam("admitted", type_=ARRAY(Text)),
+    bindparam("dumps", type_=Boolean),
+)
+
+
+def read_readers(
+    connection: Connection,
+    roles: Collection[str],
+    admitted: Collection[str],
+    *,
+    dumps: bool = False,
+) -> dict[str, frozenset[str] | None]:
+    """Read which of the admitted roles other roles have the privileges of; one query.
+
+    :param dumps: ask about logins that may read all tables, too.
+    :return: by role; ``None`` for roles to which no policy applies.
+    """
+    rows = connection.execute(
+        _READERS, {"roles": list(roles), "admitted": list(admitted), "dumps": dumps}
+    )
+    return {role: None if exempt else frozenset(has) for role, exempt, has in rows}

@@ -1,0 +1,94 @@
+"""What the comparators know: one configuration, and the database as it is."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sqlalchemy_tenants.database import catalog
+from sqlalchemy_tenants.database.catalog import Catalog, Dependency, Grant, ObjectType
+from sqlalchemy_tenants.database.expected import Expected
+from sqlalchemy_tenants.declare import TenantTable
+from sqlalchemy_tenants.policies import Policy
+from sqlalchemy_tenants.tenancy import Tenancy
+
+# A child of Alembic's logger: shown where Alembic's own lines are, and not disabled by
+# the logging.config.fileConfig() of its env.py, as loggers unknown to it are.
+log = logging.getLogger("alembic.autogenerate.tenants")
+
+
+@dataclass
+class Comparison:
+    """What is compared with what, for one set of names.
+
+    :param expected: what the configuration needs.
+    :param wanted: whether a model is marked or a tenant declared.
+    :param configured: the configurations with those names.
+    :param marked: schema and name of the tables that models mark.
+    :param settled: marks and fingerprints of tables that were compared and found
+        equal; of 1,000 tables most are alike.
+    """
+
+    expected: Expected
+    database: Catalog
+    connection: Connection
+    default_schema: str
+    wanted: bool
+    configured: tuple[Tenancy, ...]
+    marked: frozenset[tuple[str, str]]
+    settled: set[Any] = field(default_factory=set)
+    _policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
+
+    @property
+    def tenancy(self) -> Tenancy:
+        """The names."""
+        return self.expected.tenancy
+
+    def may_own(self, role: str) -> bool:
+        """Whether a role may own tables of tenants, and so becomes an admin.
+
+        An application's login may not, whoever made it the owner.
+        """
+        return role == self.database.current_user or any(
+            role in each.owners for each in self.configured
+        )
+
+    @property
+    def declared(self) -> list[Tenancy]:
+        """The configurations that declare tenants."""
+        return [each for each in self.configured if each.tenants is not None]
+
+    @cached_property
+    def dependencies(self) -> dict[tuple[str, str, str], frozenset[Dependency]]:
+        """What each policy mentions, read when first asked for."""
+        return catalog.read_dependencies(self.connection)
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Columns and their types by table, read when first asked for."""
+        return catalog.read_columns(self.connection)
+
+    def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
+        """Return the policies of a table with that mark."""
+        if mark not in self._policies:
+            self._policies[mark] = mark.policies(self.tenancy)
+        return self._policies[mark]
+
+    def schema_name(self, schema: str | None) -> str | None:
+        """Return a schema as operations name it: ``None`` is the default one."""
+        return None if schema == self.default_schema else schema
+
+    def default_grants(self, schema: str) -> frozenset[Grant]:
+        """Return what PUBLIC gets by default on a table that is created."""
+        key: tuple[str, ObjectType] = (self.database.current_user, "DEFAULT TABLES")
+        state = self.database.schemas.get(schema)
+        found = self.database.defaults.get(key, frozenset())
+        if state is not None:
+            found |= state.defaults.get(key, frozenset())
+        return frozenset(
+            grant._replace(grantor=None) for grant in found if grant.role == "public"
+        )

@@ -1,0 +1,323 @@
+"""What the login and the tenants can reach: roles, and objects past the policies.
+
+It is not enough to ask which attribute a role has. Whoever is a member of a role, or
+administers it, can act as it, and whoever owns an object can change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from sqlalchemy import Connection, text
+
+from ..policies import quote_name
+from ..tenancy import Tenancy
+from .catalog import _FIRST_OID, _OPEN_TO_TENANTS, _USER_SCHEMAS
+
+#: Predefined roles that lead past the policies, or to others' data, and what they do.
+PREDEFINED = {
+    "pg_execute_server_program": "run programs on the server",
+    "pg_read_server_files": "read the server's files",
+    "pg_write_server_files": "write the server's files",
+    "pg_read_all_data": "read every table that has no row-level security",
+    "pg_write_all_data": "write every table that has no row-level security",
+    "pg_read_all_stats": "read the statements of other sessions",
+    "pg_monitor": "read the statements of other sessions",
+    "pg_signal_backend": "end other sessions",
+    "pg_maintain": "lock and rewrite every table",
+    "pg_create_subscription": "write tables as the owner of a subscription",
+}
+
+#: Whose reach is asked for: the login's, or that of tenants.
+Start: TypeAlias = Literal["login", "tenants"]
+
+
+class Reached(NamedTuple):
+    """A role that another one may act as.
+
+    :param start: who reaches it.
+    :param by: the role that it is reached from, itself included.
+    """
+
+    start: Start
+    by: str
+    role: str
+    superuser: bool
+    bypass_rls: bool
+    create_role: bool
+    replication: bool
+
+
+@dataclass
+class Reach:
+    """What the login and the tenants can reach.
+
+    :param login: facts about the login itself.
+    :param roles: the roles that are reached and are worth a look: all but tenants'
+        roles that the login reaches, and the group role that tenants are members of.
+    :param owners: who owns database, schemas and function, by kind and name.
+    :param around: what lies around the tables: partitions, heirs, indexes.
+    :param open: relations without row-level security, with the roles that hold
+        privileges on them.
+    :param definers: functions and rules that run with the rights of their owner.
+    :param creators: schemas in which tenants can create objects.
+    :param distributed: tables that Citus distributes; its list of them where that
+        cannot be read.
+    :param without_set_config: owners of tables who may not execute ``set_config()``.
+    """
+
+    login: Any
+    roles: list[Reached]
+    owners: dict[tuple[str, str], str]
+    around: list[Any]
+    open: list[Any]
+    definers: list[Any]
+    creators: list[Any]
+    distributed: set[tuple[str, str]]
+    without_set_config: list[str]
+
+    def of(self, start: Start) -> set[str]:
+        """Return the names of the roles that are reached."""
+        return {each.role for each in self.roles if each.start == start}
+
+
+# Memberships that give nothing at all are left out. Before 16 there were none.
+_EDGES = "TRUE"
+_EDGES_16 = "m.admin_option OR m.inherit_option OR m.set_option"
+
+_ROLES = """
+    WITH RECURSIVE edges AS (
+        SELECT m.roleid, m.member FROM pg_catalog.pg_auth_members m WHERE {edges}
+        -- whoever owns the database has this role without a membership
+        UNION ALL SELECT 'pg_database_owner'::regrole::oid, datdba
+        FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+    ), start AS (
+        SELECT 'login' AS start, oid FROM pg_catalog.pg_roles
+        WHERE rolname = session_user
+        UNION ALL SELECT 'tenants', oid FROM pg_catalog.pg_roles
+        WHERE rolname IN (:tenants_role, :shared_role)
+        OR pg_catalog.starts_with(rolname, :role_prefix)
+    ), reach AS (
+        SELECT start, oid AS by, oid AS role FROM start
+        UNION SELECT reach.start, reach.by, edges.roleid
+        FROM reach JOIN edges ON edges.member = reach.role
+    )
+    SELECT reach.start, by.rolname, r.rolname, r.rolsuper, r.rolbypassrls,
+        r.rolcreaterole, r.rolreplication
+    FROM reach
+    JOIN pg_catalog.pg_roles r ON r.oid = reach.role
+    JOIN pg_catalog.pg_roles by ON by.oid = reach.by
+    WHERE CASE
+        WHEN r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
+        THEN TRUE
+        WHEN reach.start = 'tenants' THEN reach.by <> reach.role
+            AND r.rolname <> :tenants_role
+        ELSE NOT pg_catalog.starts_with(r.rolname, :role_prefix) END
+"""
+
+_LOGIN = text(
+    """
+    SELECT r.rolname, r.rolsuper,
+        coalesce(pg_catalog.pg_has_role(r.oid, tenants.oid, 'USAGE'), false)
+            AS inherits,
+        EXISTS (
+            SELECT FROM pg_catalog.pg_auth_members m
+            JOIN pg_catalog.pg_auth_members act ON act.roleid = m.member
+            JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member
+            WHERE m.roleid = tenants.oid AND act.member = r.oid
+            AND pg_catalog.starts_with(tenant.rolname, :role_prefix)
+        ) AS acts_as_tenants
+    FROM pg_catalog.pg_roles r
+    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+    WHERE r.rolname = session_user
+    """
+)
+
+_OWNERS = text(
+    f"""
+    SELECT 'database', d.datname, pg_catalog.pg_get_userbyid(d.datdba)
+    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+    UNION ALL
+    SELECT 'schema', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)
+    FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
+    """
+)
+
+_AROUND = text(
+    f"""
+    WITH RECURSIVE heirs AS (
+        SELECT inhrelid AS heir, inhparent AS parent FROM pg_catalog.pg_inherits
+        UNION SELECT i.inhrelid, heirs.parent
+        FROM heirs JOIN pg_catalog.pg_inherits i ON i.inhparent = heirs.heir
+    ), around (kind, source, attname, object) AS (
+        SELECT 'index', i.indrelid, a.attname, NULL::oid
+        FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indpred IS NULL AND i.indisvalid
+        UNION ALL
+        SELECT 'heir', heirs.parent, NULL, h.oid
+        FROM heirs JOIN pg_catalog.pg_class h ON h.oid = heirs.heir
+        WHERE h.relkind IN ('r', 'p', 'f')
+    )
+    SELECT around.kind, n.nspname, c.relname, around.attname,
+        objects.nspname AS object_schema, o.relname AS object_name,
+        {_OPEN_TO_TENANTS} AS open_to_tenants
+    FROM around
+    JOIN pg_catalog.pg_class c ON c.oid = around.source
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_class o ON o.oid = around.object
+    LEFT JOIN pg_catalog.pg_namespace objects ON objects.oid = o.relnamespace
+    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+    """
+)
+
+# Tables of extensions are the extensions' business: PostGIS lets all read some.
+_OPEN = text(
+    f"""
+    SELECT n.nspname, c.relname, c.relkind,
+        pg_catalog.pg_get_userbyid(c.relowner) AS owner, ARRAY(
+            SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'public'
+                ELSE pg_catalog.pg_get_userbyid(x.grantee) END
+            FROM (
+                SELECT c.relacl UNION ALL SELECT a.attacl
+                FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL
+            ) AS acls (acl)
+            CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) x
+            WHERE x.grantee <> c.relowner AND x.privilege_type IN (
+                'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+        ) AS roles,
+        ARRAY(SELECT r.rolname FROM pg_catalog.pg_roles r
+            WHERE r.rolname IN (:tenants_role, :admin_role)
+            AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')) AS users
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+    AND NOT c.relrowsecurity AND c.oid >= {_FIRST_OID} AND {_USER_SCHEMAS}
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend d
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+        AND d.deptype = 'e')
+    """
+)
+
+# Functions that tenants may call, functions of triggers, and rules: what runs with the
+# rights of somebody else. One row each, with who this is.
+_DEFINERS = text(
+    f"""
+    SELECT d.kind, d.name, d.nspname, d.relname, o.rolname AS owner,
+        o.rolsuper OR o.rolbypassrls AS is_exempt,
+        ARRAY(
+            SELECT r.rolname FROM pg_catalog.pg_roles r
+            WHERE r.rolname = ANY (:readers)
+            AND pg_catalog.pg_has_role(o.oid, r.oid, 'USAGE')
+        ) AS acts_as
+    FROM (
+        SELECT 'function' AS kind, p.oid::pg_catalog.regprocedure::text AS name,
+            p.proowner AS owner, NULL::name AS nspname, NULL::name AS relname
+        FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+        WHERE p.prosecdef
+        AND p.prorettype NOT IN (
+            'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+        AND pg_catalog.has_function_privilege(tenants.oid, p.oid, 'EXECUTE')
+        AND pg_catalog.has_schema_privilege(tenants.oid, p.pronamespace, 'USAGE')
+        UNION ALL
+        SELECT 'trigger', t.tgname, p.proowner, n.nspname, c.relname
+        FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+        JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE p.prosecdef AND NOT t.tgisinternal
+        UNION ALL
+        SELECT 'rule', w.rulename, c.relowner, n.nspname, c.relname
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind IN ('r', 'p')
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_USER_SCHEMAS}
+    ) AS d
+    JOIN pg_catalog.pg_roles o ON o.oid = d.owner
+    """
+)
+
+_CREATORS = text(
+    f"""
+    SELECT n.nspname, r.rolname
+    FROM pg_catalog.pg_namespace n
+    CROSS JOIN pg_catalog.pg_roles r
+    WHERE {_USER_SCHEMAS} AND r.rolname IN (:tenants_role, :shared_role)
+    AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE')
+    """
+)
+
+_WITHOUT_SET_CONFIG = text(
+    """
+    SELECT rolname FROM pg_catalog.pg_roles
+    WHERE rolname = ANY (:owners) AND NOT pg_catalog.has_function_privilege(
+        oid, 'pg_catalog.set_config(text, text, boolean)', 'EXECUTE')
+    """
+)
+
+_HAS_CITUS = text(
+    """
+    SELECT n.nspname, pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = 'pg_dist_partition' AND c.relkind = 'r'
+    """
+)
+_DISTRIBUTED = """
+    SELECT n.nspname, c.relname FROM {schema}.pg_dist_partition d
+    JOIN pg_catalog.pg_class c ON c.oid = d.logicalrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+
+
+def read_reach(
+    connection: Connection, tenancy: Tenancy, readers: set[str], owners: set[str]
+) -> Reach:
+    """Read what the login and the tenants can reach; a few queries.
+
+    :param readers: roles that hold privileges on tables of tenants, or own one.
+    :param owners: owners of tables of tenants.
+    """
+    version = connection.dialect.server_version_info or ()
+    names = {
+        "role_prefix": tenancy.role_prefix,
+        "tenants_role": tenancy.tenants_role,
+        "shared_role": tenancy.shared_role,
+        "admin_role": tenancy.admin_role,
+    }
+
+    def rows(statement: Any, *parameters: str, **more: Any) -> list[Any]:
+        given = {name: names[name] for name in parameters}
+        return list(connection.execute(statement, {**given, **more}).all())
+
+    edges = _EDGES_16 if version >= (16,) else _EDGES
+    roles = text(_ROLES.format(edges=edges))
+    distributed: set[tuple[str, str]] = set()
+    for schema, is_readable in rows(_HAS_CITUS):
+        statement = _DISTRIBUTED.format(schema=quote_name(schema))
+        if is_readable:
+            distributed |= {(row[0], row[1]) for row in rows(text(statement))}
+        else:
+            distributed.add((schema, "pg_dist_partition"))
+    return Reach(
+        login=rows(_LOGIN, "role_prefix", "tenants_role")[0],
+        roles=[
+            Reached(*row)
+            for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
+        ],
+        owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
+        around=rows(_AROUND, "tenants_role"),
+        open=rows(_OPEN, "tenants_role", "admin_role"),
+        definers=rows(_DEFINERS, "tenants_role", readers=list(readers)),
+        creators=rows(_CREATORS, "tenants_role", "shared_role"),
+        distributed=distributed,
+        without_set_config=[
+            row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
+        ],
+    )

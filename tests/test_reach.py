@@ -1,0 +1,378 @@
+"""check() asks what the login and the tenants can reach, not which attribute they have,
+and who gets silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text
+
+from servers import Database, requested_version
+from sqlalchemy_tenants import Finding, Policy, with_rls
+from sqlalchemy_tenants.database.findings import CODES
+from sqlalchemy_tenants.managers import PostgresManager
+from test_check import METADATA, check, migrated
+
+__all__ = ["check", "migrated"]
+
+Check = Callable[..., list[Finding]]
+
+TENANT = "CREATE ROLE tenant_acme IN ROLE tenants;"
+DEFINER = "RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT 1::bigint'"
+TRIGGER = "RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN NEW; END'"
+
+# What was planted, and the finding: its code, its object, its severity.
+ERRORS: list[tuple[str, str, str]] = [
+    # the login may act as somebody
+    ("CREATE ROLE dba SUPERUSER; GRANT dba TO app", "login-superuser", "app"),
+    (
+        "CREATE ROLE dba SUPERUSER; CREATE ROLE ops; GRANT dba TO ops;GRANT ops TO app",
+        "login-superuser",
+        "app",
+    ),
+    ("CREATE ROLE etl BYPASSRLS; GRANT etl TO app", "login-bypassrls", "app"),
+    (
+        "CREATE ROLE etl BYPASSRLS; GRANT etl TO app WITH ADMIN OPTION",
+        "login-bypassrls",
+        "app",
+    ),
+    (
+        "CREATE ROLE ops; GRANT tenants_admin TO ops; GRANT ops TO app",
+        "login-is-admin",
+        "app",
+    ),
+    ("GRANT pg_execute_server_program TO app", "login-has-predefined-role", "app"),
+    ("ALTER ROLE app REPLICATION", "login-replicates", "app"),
+    # the login owns something, or may act as the owner
+    (
+        "ALTER FUNCTION tenancy.current_tenant() OWNER TO app",
+        "login-owns-function",
+        "app",
+    ),
+    ("ALTER SCHEMA tenancy OWNER TO app", "login-owns-schema", "app"),
+    ("ALTER SCHEMA public OWNER TO app", "login-owns-schema", "app"),
+    ("ALTER DATABASE test OWNER TO app", "login-owns-database", "app"),
+    ("ALTER DATABASE test OWNER TO app", "login-owns-schema", "app"),
+    ("ALTER TABLE countries OWNER TO app", "login-owns-tables", "app"),
+    # a tenant's role, or that of all, may act as somebody
+    (
+        TENANT + "CREATE ROLE dba SUPERUSER; GRANT dba TO tenant_acme",
+        "role-bypasses-rls",
+        "tenant_acme",
+    ),
+    (
+        TENANT + "CREATE ROLE etl BYPASSRLS; GRANT etl TO tenant_acme",
+        "role-bypasses-rls",
+        "tenant_acme",
+    ),
+    ("CREATE ROLE etl BYPASSRLS; GRANT etl TO tenants", "role-bypasses-rls", "tenants"),
+    ("GRANT tenants_admin TO tenants", "role-is-admin", "tenants"),
+    (
+        TENANT + "GRANT tenants_admin TO tenant_acme WITH ADMIN OPTION",
+        "role-is-admin",
+        "tenant_acme",
+    ),
+    (
+        TENANT + "CREATE ROLE tenant_globex IN ROLE tenants;"
+        "GRANT tenant_globex TO tenant_acme",
+        "role-acts-as-tenant",
+        "tenant_acme",
+    ),
+    (
+        TENANT + "GRANT tenants_shared TO tenant_acme",
+        "role-acts-as-tenant",
+        "tenant_acme",
+    ),
+    ("GRANT pg_execute_server_program TO tenants", "role-has-predefined-role", ""),
+    (
+        TENANT + "GRANT pg_read_server_files TO tenant_acme",
+        "role-has-predefined-role",
+        "tenant_acme",
+    ),
+    ("GRANT pg_read_all_data TO tenants", "role-has-predefined-role", "tenants"),
+    ("GRANT pg_monitor TO tenants_shared", "role-has-predefined-role", ""),
+    # a tenant owns something
+    (
+        "ALTER FUNCTION tenancy.current_tenant() OWNER TO tenants",
+        "role-owns-function",
+        "tenants",
+    ),
+    (
+        TENANT + "ALTER TABLE texts OWNER TO tenant_acme",
+        "role-owns-tables",
+        "tenant_acme",
+    ),
+    ("ALTER SCHEMA public OWNER TO tenants", "role-owns-schema", "tenants"),
+    ("ALTER DATABASE test OWNER TO tenants_shared", "role-owns-database", ""),
+    (
+        "CREATE ROLE ops; GRANT ops TO tenants; ALTER TABLE texts OWNER TO ops",
+        "role-owns-tables",
+        "ops",
+    ),
+    ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema-open", "public"),
+    ("GRANT CREATE ON SCHEMA tenancy TO tenants", "schema-open", "tenancy"),
+    # tables without a mark that tenants can use
+    (
+        "CREATE TABLE stray (id int); GRANT SELECT ON stray TO tenants",
+        "table-unmarked",
+        "public.stray",
+    ),
+    (
+        "CREATE TABLE stray (id int, note text); GRANT SELECT (note) ON stray"
+        " TO PUBLIC",
+        "table-unmarked",
+        "public.stray",
+    ),
+    (
+        "CREATE SCHEMA old; GRANT USAGE ON SCHEMA old TO tenants;"
+        "CREATE TABLE old.texts AS TABLE texts; GRANT SELECT ON old.texts TO tenants",
+        "table-unmarked",
+        '"old".texts',
+    ),
+    (
+        TENANT + "CREATE TABLE stray (id int); GRANT INSERT ON stray TO tenant_acme",
+        "table-unmarked",
+        "public.stray",
+    ),
+    (
+        "CREATE ROLE ops; GRANT ops TO tenants; CREATE TABLE stray (id int);"
+        "GRANT SELECT ON stray TO ops",
+        "table-unmarked",
+        "public.stray",
+    ),
+    (
+        TENANT + "CREATE TABLE stray (id int); ALTER TABLE stray OWNER TO tenant_acme",
+        "table-unmarked",
+        "public.stray",
+    ),
+    (
+        "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;"
+        "CREATE FOREIGN TABLE far (id int) SERVER s;"
+        "GRANT SELECT ON far TO tenants",
+        "table-unmarked",
+        "public.far",
+    ),
+    # what runs with a tenant's rights
+    (
+        TENANT + f"CREATE FUNCTION f() {DEFINER}; ALTER FUNCTION f() OWNER TO"
+        " tenant_acme",
+        "function-bypasses-rls",
+        "f()",
+    ),
+    (
+        TENANT + f"CREATE FUNCTION f() {TRIGGER}; ALTER FUNCTION f() OWNER TO"
+        " tenant_acme; CREATE TRIGGER t BEFORE INSERT ON texts FOR EACH ROW"
+        " EXECUTE FUNCTION f()",
+        "trigger-bypasses-rls",
+        "t on public.texts",
+    ),
+    # Citus
+    (
+        "CREATE TABLE pg_dist_partition (logicalrelid regclass);"
+        "INSERT INTO pg_dist_partition VALUES ('texts');"
+        "GRANT SELECT ON pg_dist_partition TO app",
+        "table-distributed",
+        "public.texts",
+    ),
+    (
+        "CREATE TABLE pg_dist_partition (logicalrelid regclass)",
+        "table-distributed",
+        "public.pg_dist_partition",
+    ),
+]
+
+WARNINGS: list[tuple[str, str, str]] = [
+    (
+        f"CREATE FUNCTION f() {TRIGGER};"
+        "CREATE TRIGGER t AFTER INSERT ON texts FOR EACH ROW EXECUTE FUNCTION f()",
+        "trigger-bypasses-rls",
+        "t on public.texts",
+    ),
+    (
+        f"CREATE FUNCTION f() {TRIGGER};"
+        "CREATE TRIGGER t AFTER INSERT ON countries FOR EACH ROW EXECUTE FUNCTION f()",
+        "trigger-bypasses-rls",
+        "t on public.countries",
+    ),
+    (
+        "CREATE TABLE log (id int);"
+        "CREATE RULE r AS ON INSERT TO texts DO ALSO INSERT INTO log VALUES (NEW.id)",
+        "rule-bypasses-rls",
+        "r on public.texts",
+    ),
+    ("GRANT pg_monitor TO app", "login-has-predefined-role", "app"),
+    (
+        "CREATE ROLE reporting; GRANT SELECT ON texts, ints TO reporting",
+        "reads-nothing",
+        "reporting",
+    ),
+    (
+        "CREATE ROLE reporting; GRANT SELECT (id) ON texts TO reporting",
+        "reads-nothing",
+        "reporting",
+    ),
+    (
+        "CREATE ROLE dumps LOGIN; GRANT pg_read_all_data TO dumps",
+        "reads-nothing",
+        "dumps",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW m AS TABLE texts; CREATE ROLE dull;"
+        "ALTER MATERIALIZED VIEW m OWNER TO dull",
+        "reads-nothing",
+        "public.m",
+    ),
+    (
+        "CREATE ROLE landlord; ALTER TABLE texts OWNER TO landlord",
+        "owner-confined",
+        "public.texts",
+    ),
+    (
+        "REVOKE EXECUTE ON FUNCTION set_config(text, text, boolean) FROM PUBLIC",
+        "owner-without-set-config",
+        "owner",
+    ),
+]
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(severity, *fault, id=f"{fault[1]}-{number}")
+        for severity, faults in (("error", ERRORS), ("warning", WARNINGS))
+        for number, fault in enumerate(faults)
+    ]
+
+
+@pytest.mark.parametrize(("severity", "fault", "code", "object_"), _cases())
+def test_what_is_reachable_is_found(
+    check: Check, migrated: Database, severity: str, fault: str, code: str, object_: str
+) -> None:
+    assert check() == []
+    migrated.execute(fault)
+    findings = check()
+    found = [
+        finding
+        for finding in findings
+        if finding.code == code and finding.object.startswith(object_)
+    ]
+    assert [finding.severity for finding in found] == [severity] * len(found)
+    assert found, findings
+    assert {finding.code for finding in findings} <= set(CODES)
+
+
+def test_a_login_that_creates_roles(check: Check, migrated: Database) -> None:
+    """Before 16 it may make itself a member of any role, later of none that is."""
+    migrated.execute("ALTER ROLE app CREATEROLE")
+    expected = ["login-creates-roles"] if requested_version() < 16 else []
+    assert [finding.code for finding in check()] == expected
+
+
+def test_a_membership_that_gives_nothing_is_none(
+    check: Check, migrated: Database
+) -> None:
+    if requested_version() < 16:
+        pytest.skip("before 16 a membership always gives something")
+    migrated.execute(
+        "CREATE ROLE dba SUPERUSER;"
+        "GRANT dba TO app WITH INHERIT FALSE, SET FALSE, ADMIN FALSE"
+    )
+    assert check() == []
+
+
+SOUND = [
+    # partitions and heirs have the parent's column, and need no mark
+    "CREATE TABLE heir () INHERITS (texts)",
+    # who reads by a policy, or past all of them
+    "CREATE ROLE reporting BYPASSRLS; GRANT SELECT ON texts TO reporting",
+    "CREATE ROLE reporting; GRANT SELECT ON texts TO reporting;"
+    "GRANT tenants_admin TO reporting",
+    "CREATE ROLE reporting; GRANT SELECT ON texts TO reporting;"
+    "CREATE POLICY r ON texts FOR SELECT TO reporting USING (true)",
+    # the schema is closed to tenants
+    "CREATE SCHEMA old; CREATE TABLE old.notes (id int);"
+    "GRANT SELECT ON old.notes TO tenants",
+    "CREATE TABLE stray (id int); GRANT SELECT ON stray TO app, tenants_admin",
+    "CREATE TABLE stray (id int); GRANT SELECT ON stray TO tenants;"
+    "ALTER TABLE stray ENABLE ROW LEVEL SECURITY",
+    # every spelling of a boolean
+    *(
+        f"CREATE VIEW v WITH (security_invoker = '{value}') AS TABLE texts"
+        for value in ("true", "t", "TRUE", "on", "1", "yes")
+    ),
+    f"CREATE FUNCTION f() {TRIGGER}; CREATE TABLE stray (id int);"
+    "CREATE TRIGGER t AFTER INSERT ON stray FOR EACH ROW EXECUTE FUNCTION f()",
+    # an extension's table is the extension's business
+    "CREATE TABLE stray (id int); GRANT SELECT ON stray TO PUBLIC;"
+    "ALTER EXTENSION plpgsql ADD TABLE stray",
+    # owners of what is none of ours
+    "CREATE SCHEMA app AUTHORIZATION app",
+    "REVOKE EXECUTE ON FUNCTION set_config(text, text, boolean) FROM PUBLIC;"
+    "GRANT EXECUTE ON FUNCTION set_config(text, text, boolean) TO owner",
+]
+
+
+@pytest.mark.parametrize("statements", SOUND)
+def test_what_is_sound_is_not_reported(
+    check: Check, migrated: Database, statements: str
+) -> None:
+    migrated.execute(statements)
+    assert check() == []
+    assert check(metadata=None) == []
+
+
+def test_partitions_of_a_marked_table_are_sound(
+    check: Check, migrated: Database
+) -> None:
+    migrated.execute(
+        "ALTER TABLE texts RENAME TO kept;"
+        "CREATE TABLE texts (LIKE kept) PARTITION BY LIST (tenant);"
+        "CREATE TABLE texts_1 PARTITION OF texts FOR VALUES IN ('acme');"
+        "CREATE TABLE texts_2 PARTITION OF texts DEFAULT"
+    )
+    assert not [each for each in check() if each.object.startswith("public.texts_")]
+
+
+def test_a_users_own_policies_are_held_against_the_models(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    metadata = MetaData()
+    table = Table("texts", metadata, Column("id", Integer), Column("tenant", Text))
+    with_rls(
+        table,
+        policies=[
+            Policy("strict", using="id > 0", permissive=False),
+            Policy("open", using="id > 0", command="SELECT"),
+        ],
+    )
+    manager = PostgresManager.from_engine(
+        make_engine(migrated.app_url), "public", metadata=metadata
+    )
+
+    def found() -> list[tuple[str, str]]:
+        return [
+            (finding.severity, finding.message)
+            for finding in manager.check()
+            if finding.code.startswith("policy-")
+        ]
+
+    assert found() == [
+        ("error", "policy strict is missing"),
+        ("warning", "policy open is missing"),
+    ]
+    migrated.execute(
+        "CREATE POLICY strict ON texts TO tenants USING (id > 0);"
+        "CREATE POLICY open ON texts FOR SELECT TO tenants USING (id > 0)"
+    )
+    assert found() == [("error", "policy strict was altered")]
+    migrated.execute(
+        "DROP POLICY strict ON texts;"
+        "CREATE POLICY strict ON texts AS RESTRICTIVE TO tenants USING (id > 0)"
+    )
+    assert found() == []
+
+
+def test_every_code_is_documented() -> None:
+    assert all(CODES.values())
+    assert METADATA.tables
