@@ -202,8 +202,7 @@ def grantor_of(statements: str) -> str:
 
 BEFORE: dict[str, tuple[str, tuple[ops.TenancyOp, ...]]] = {
     "memberships": (
-        "CREATE ROLE more; GRANT tenants_admin TO more;"
-        "GRANT tenants TO tenants_shared",
+        "CREATE ROLE more; GRANT tenants_admin TO more;GRANT tenants TO tenants_shared",
         (
             ops.GrantMembershipOp("tenants_admin", "more"),
             ops.GrantMembershipOp("tenants", "tenants_shared"),
@@ -263,16 +262,26 @@ def test_a_tenant_that_is_created_again_at_run_time_stays(here: Migrated) -> Non
     assert member(here.database, "tenants", "tenant_acme")
 
 
-def test_a_tenant_that_was_there_is_dropped_if_a_migration_says_so(
-    here: Migrated,
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_tenant_is_dropped_if_a_migration_says_so(
+    here: Migrated, is_ours: bool
 ) -> None:
-    here.database.execute(TENANT, login="owner")
-    op = ops.DropTenantRoleOp("acme", logins=("app",))
-    here.run(op)
+    """And comes back as what it was, somebody's own or created by a migration."""
+    create = ops.CreateTenantRoleOp("acme", logins=("app",))
+    if is_ours:
+        here.run(create)
+    else:
+        options = "WITH INHERIT FALSE, SET TRUE"
+        if here.database.server.version < 16:
+            options = ""
+        grant = f"GRANT tenant_acme TO app {options}"
+        here.database.execute(TENANT + grant, login="owner")
+    here.assert_undone(ops.DropTenantRoleOp("acme", logins=("app",)))
     assert here.database.rows("SELECT to_regrole('tenant_acme')") == [(None,)]
-    here.undo(op)
-    assert member(here.database, "tenants", "tenant_acme")
-    assert member(here.database, "tenant_acme", "app")
+
+
+def test_a_tenant_that_was_gone_does_not_come_back(here: Migrated) -> None:
+    here.assert_nothing_undone(ops.DropTenantRoleOp("acme", logins=("app",)))
 
 
 def test_notes_of_somebody_elses_version_table(here: Migrated) -> None:

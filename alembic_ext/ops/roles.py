@@ -19,7 +19,7 @@ from .notes import (
     OWNED_COMMENT,
     Membership,
     Notes,
-    indented,
+    if_lines,
     is_needed,
     is_owned,
     notice,
@@ -71,32 +71,23 @@ def drop_group_role_sql(
         sessions of isolation "shared" act as.
     :param here: or while the current database does.
     """
-    lines = [
-        f"IF NOT {is_owned(role)} THEN",
-        "  " + notice(f"role {role} was not created here, left alone"),
-        "  RETURN;",
-        "END IF;",
-    ]
+    lines = if_lines(
+        f"NOT {is_owned(role)}",
+        [notice(f"role {role} was not created here, left alone"), "RETURN;"],
+    )
     if keep_members is not None:
-        lines += [
-            "IF EXISTS (",
-            "  SELECT FROM pg_catalog.pg_auth_members m",
-            "  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid",
-            "  JOIN pg_catalog.pg_roles t ON t.oid = m.member",
-            f"  WHERE r.rolname = {quote_literal(role)}",
-            f"  AND pg_catalog.starts_with(t.rolname, {quote_literal(keep_members)})",
-            ") THEN",
-            "  " + notice(f"role {role} has tenants, left alone"),
-            "  RETURN;",
-            "END IF;",
-        ]
+        has_members = (
+            "EXISTS (SELECT FROM pg_catalog.pg_auth_members m"
+            " JOIN pg_catalog.pg_roles r ON r.oid = m.roleid"
+            " JOIN pg_catalog.pg_roles t ON t.oid = m.member"
+            f" WHERE r.rolname = {quote_literal(role)} AND"
+            f" pg_catalog.starts_with(t.rolname, {quote_literal(keep_members)}))"
+        )
+        left = notice(f"role {role} has tenants, left alone")
+        lines += if_lines(has_members, [left, "RETURN;"])
     if needed_by is not None:
-        lines += [
-            f"IF {is_needed(needed_by, here=here)} THEN",
-            "  " + notice(f"role {role} is in use, left alone"),
-            "  RETURN;",
-            "END IF;",
-        ]
+        left = notice(f"role {role} is in use, left alone")
+        lines += if_lines(is_needed(needed_by, here=here), [left, "RETURN;"])
     lines += [f"DROP ROLE {quote_name(role)};", *unless_dropped_lines(role)]
     return do_block(lines)
 
@@ -117,14 +108,10 @@ def grant_group_role_sql(membership: Membership, *, unless_owned: bool = False) 
     if unless_owned:
         noted = unless_owned_lines(membership.group, noted)
     grant = grant_line(quote_name(membership.group), membership.grantee, "INHERIT TRUE")
-    lines = [
-        # a superuser, or a member that inherits
-        f"IF NOT pg_catalog.pg_has_role({membership.member}, {group}, 'USAGE') THEN",
-        f"  {grant}",
-        *indented(noted),
-        "END IF;",
-        *unless_granted_lines(group, membership.member),
-    ]
+    # a superuser, or a member that inherits
+    has = f"pg_catalog.pg_has_role({membership.member}, {group}, 'USAGE')"
+    lines = if_lines(f"NOT {has}", [grant, *noted])
+    lines += unless_granted_lines(group, membership.member)
     return do_block(lines, membership.declare)
 
 
@@ -265,19 +252,23 @@ class AlterGroupRoleOp(TenancyOp):
                 f" WHERE r.rolname = {quote_literal(self.role)})"
                 f" IS DISTINCT FROM {value}"
             )
-            lines += [
-                f"IF {notes.has(note, strict=False) if self.undo else is_changed} THEN",
-                "  BEGIN",
-                f"    {alter}",
+            change = [
+                "BEGIN",
+                f"  {alter}",
                 # XX000, "tuple concurrently updated": another database's migration did
                 # it meanwhile
-                "  EXCEPTION WHEN internal_error THEN",
-                f"    {alter}",
-                "  END;",
-                *indented(notes.remove(note) if self.undo else notes.add(note)),
-                "END IF;",
+                "EXCEPTION WHEN internal_error THEN",
+                f"  {alter}",
+                "END;",
             ]
-        yield do_block(unless_needed(self.role, lines) if self.undo else lines)
+            if self.undo:
+                is_noted = notes.has(note, strict=False)
+                lines += if_lines(is_noted, [*change, *notes.remove(note)])
+            else:
+                lines += if_lines(is_changed, [*change, *notes.add(note)])
+        if self.undo:
+            lines = unless_needed(self.role, lines)
+        yield do_block(lines, notes.declare)
 
     def reverse(self) -> AlterGroupRoleOp:
         opposite = {key: not value for key, value in self.attributes.items()}
@@ -343,13 +334,9 @@ class GrantMembershipOp(_MembershipOp):
         membership = Membership(self.group, self.member, notes)
         if self.undo:
             revoked = membership.revoked
-            lines = [
-                f"IF {notes.has(revoked, strict=False)} THEN",
-                "  " + self._grant(),
-                *indented(notes.remove(revoked)),
-                "END IF;",
-            ]
-            yield do_block(unless_needed(self.group, lines))
+            lines = [self._grant(), *notes.remove(revoked)]
+            lines = if_lines(notes.has(revoked, strict=False), lines)
+            yield do_block(unless_needed(self.group, lines), notes.declare)
         elif self._is_plain:
             yield grant_group_role_sql(membership)
         else:
