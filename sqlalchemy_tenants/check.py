@@ -5,6 +5,7 @@ Five queries for any number of tables, and any login may run them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -27,7 +28,6 @@ from .policies import (
     quote_qualified,
 )
 from .tenancy import Isolation, Tenancy
-from .tenants import list_tenants
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -137,7 +137,7 @@ _AROUND = text(
 
 # Who else sees all rows on behalf of tenants: their own roles, if policies do not apply
 # to them, and functions that run with the rights of somebody to whom none apply.
-# A trigger's function cannot be called.
+# A trigger's function cannot be called. And tenants' roles, where their form is judged.
 _BYPASSES = text(
     """
     SELECT 'role' AS kind, r.rolname AS name, NULL AS owner
@@ -157,6 +157,13 @@ _BYPASSES = text(
         OR coalesce(pg_catalog.pg_has_role(o.oid, admin.oid, 'USAGE'), false))
     AND pg_catalog.has_function_privilege(tenants.oid, p.oid, 'EXECUTE')
     AND pg_catalog.has_schema_privilege(tenants.oid, p.pronamespace, 'USAGE')
+    UNION ALL
+    SELECT 'tenant', member.rolname, NULL
+    FROM pg_catalog.pg_auth_members m
+    JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
+    JOIN pg_catalog.pg_roles member ON member.oid = m.member
+    WHERE :judges_tenants AND tenants.rolname = :tenants_role
+    AND pg_catalog.starts_with(member.rolname, :role_prefix)
     """
 )
 
@@ -186,13 +193,16 @@ def run_checks(
     }
     login = connection.execute(_LOGIN, names).one()
     around = connection.execute(_AROUND, names).all()
-    bypasses = connection.execute(_BYPASSES, names).all()
+    # any text is a tenant's where a column holds text only
+    casts = frozenset() if metadata is None else casts_of(metadata) - {""}
+    judges_tenants = {"judges_tenants": bool(casts)}
+    bypasses = connection.execute(_BYPASSES, {**names, **judges_tenants}).all()
     findings = [
         *_check_login(login, database, marked, tenancy, isolation),
         *_check_database(database, tenancy, schema),
         *_check_tables(database, marked, tenancy),
-        *_check_collations(connection, database, marked),
-        *_check_tenants(connection, tenancy, metadata),
+        *_check_columns(connection, database, marked),
+        *_check_tenants(bypasses, tenancy, metadata),
         *_check_unmarked(database, marked, tenancy),
         *_check_privileges(database, marked, tenancy),
         *_check_around(around, database, marked),
@@ -395,16 +405,35 @@ def _check_tables(
             )
 
 
-def _check_collations(
+# Types for which two texts may be equal, and which PostgreSQL compares as text, as it
+# does a VARCHAR: the policy looks like that of one.
+_FOLDING_TYPE = re.compile(r"(character|bpchar)(\(\d+\))?|(.*\.)?citext")
+
+
+def _check_columns(
     connection: Connection, database: Catalog, marked: _Marked
 ) -> Iterator[Finding]:
-    if not database.folding:
-        return
-    columns = catalog.read_folding_columns(connection)
+    columns: dict[tuple[str, str, str], str] = {}
+    if database.folding:
+        columns = catalog.read_folding_columns(connection)
     for key, mark in marked.items():
         table = database.tables.get(key)
         column = None if table is None else _tenant_column(table, mark)
-        if column is not None and (*key, column) in columns:
+        if table is None or column is None:
+            continue
+        type_ = table.columns.get(column, "")
+        if _FOLDING_TYPE.fullmatch(type_):
+            yield Finding(
+                "tenant-type",
+                quote_qualified(*key),
+                "error",
+                f"column {quote_name(column)} has type {type_}, for which two tenants "
+                f"could be equal",
+                f"DROP the table's policies, ALTER TABLE {quote_qualified(*key)} ALTER "
+                f"COLUMN {quote_name(column)} TYPE text, then alembic revision "
+                f"--autogenerate, and upgrade",
+            )
+        if (*key, column) in columns:
             yield Finding(
                 "tenant-collation",
                 quote_qualified(*key),
@@ -420,16 +449,13 @@ def _check_collations(
 
 
 def _check_tenants(
-    connection: Connection, tenancy: Tenancy, metadata: MetaData | None
+    roles: Iterable[Any], tenancy: Tenancy, metadata: MetaData | None
 ) -> Iterator[Finding]:
-    # any text is a tenant's where a column holds text only
-    if metadata is None or not casts_of(metadata) - {""}:
-        return
-    casts = casts_of(metadata)
+    tenants = [tenancy.tenant_of(row.name) for row in roles if row.kind == "tenant"]
     invalid = [
         tenant
-        for tenant in list_tenants(connection, tenancy)
-        if not is_canonical(tenant, casts)
+        for tenant in sorted(tenants)
+        if metadata is not None and not is_canonical(tenant, casts_of(metadata))
     ]
     if invalid:
         shown = ", ".join(map(repr, invalid[:5])) + (", ..." if invalid[5:] else "")
@@ -607,7 +633,7 @@ def _check_bypasses(bypasses: Iterable[Any]) -> Iterator[Finding]:
                 "policies do not apply to the role of this tenant",
                 f"ALTER ROLE {quote_name(row.name)} NOSUPERUSER NOBYPASSRLS",
             )
-        else:
+        elif row.kind == "function":
             yield Finding(
                 "function-bypasses-rls",
                 row.name,

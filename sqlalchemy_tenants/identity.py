@@ -90,9 +90,6 @@ def tenant_type(type_: TypeEngine[Any]) -> TenantType | None:
         if base is None or base.cast:
             return base
         return TenantType("", base.bytewise or _may_fold(impl.collation))
-    # a domain, too, could be called "text"
-    if isinstance(impl, postgresql.ENUM):
-        return None
     try:
         # the type itself: how values are bound, which is what the implementation is
         # for, does not tell CHAR from VARCHAR
