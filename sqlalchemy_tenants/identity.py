@@ -91,6 +91,9 @@ def tenant_type(type_: TypeEngine[Any]) -> TenantType | None:
         if base is None or base.cast:
             return base
         return TenantType("", base.bytewise or _may_fold(impl.collation))
+    # one that is called "text" looks like it; SQLAlchemy refuses that only from 2.1 on
+    if isinstance(impl, postgresql.ENUM):
+        return None
     try:
         # the type itself: how values are bound, which is what the implementation is
         # for, does not tell CHAR from VARCHAR
