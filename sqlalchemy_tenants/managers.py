@@ -164,19 +164,7 @@ class PostgresManager(DBManager):
             require_name("schema", schema)
         if admin_engine is None:
             admin_engine = engine
-        for what, each in (("engine", engine), ("admin_engine", admin_engine)):
-            if not isinstance(each, Engine):
-                raise TypeError(
-                    f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
-                    f"for an AsyncEngine import the manager from "
-                    f"sqlalchemy_tenants.aio.managers"
-                )
-            if each.dialect.name != "postgresql":
-                raise ScopeError(
-                    f"tenants need PostgreSQL; this engine's dialect is "
-                    f"{each.dialect.name!r}"
-                )
-            driver_of(each.dialect).register(each.dialect)
+        _require_engines(engine, admin_engine)
         configured = None if metadata is None else Tenancy.of(metadata)
         options = _session_options(session_options)
         return cls(
@@ -518,6 +506,22 @@ class _Opening(_Block, AbstractContextManager[_S], Generic[_S]):
         assert self._session is not None
         session, self._session = self._session, None
         session.close()
+
+
+def _require_engines(engine: Engine, admin_engine: Engine) -> None:
+    for what, each in (("engine", engine), ("admin_engine", admin_engine)):
+        if not isinstance(each, Engine):
+            raise TypeError(
+                f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
+                f"for an AsyncEngine import the manager from "
+                f"sqlalchemy_tenants.aio.managers"
+            )
+        if each.dialect.name != "postgresql":
+            raise ScopeError(
+                f"tenants need PostgreSQL; this engine's dialect is "
+                f"{each.dialect.name!r}"
+            )
+        driver_of(each.dialect).register(each.dialect)
 
 
 # Arguments of sessions that are the manager's own.
