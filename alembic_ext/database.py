@@ -109,8 +109,7 @@ def _function(
                 f"function {name} belongs to {quote_name(existing_owner)}, who could "
                 f"replace it, and {quote_name(owner)}, who migrates, may not take it; "
                 f"let a superuser run: ALTER FUNCTION {name} OWNER TO "
-                f"{quote_name(owner)}, or name the owner, if it is no login of the "
-                f"application: Tenancy(owners=[{existing_owner!r}])"
+                f"{quote_name(owner)}" + comparison.advice_to_name(existing_owner)
             )
     if database.function != expected.function or owner is not None:
         log.info("Detected altered function %s.%s()", tenancy.schema, FUNCTION_NAME)
@@ -133,6 +132,7 @@ def _function(
         wanted & found if everyone else wanted,
         schema=tenancy.schema,
         object_type="FUNCTION",
+        owner=database.function_owner,
     )
     if changes:
         log.info("Detected changed privileges on the function of %r", tenancy.schema)
@@ -158,7 +158,8 @@ def usage(
         state = database.schemas.get(name)
         grants = frozenset[Grant]() if state is None else state.grants
         found = {g for g in grants if expected.is_ours(g.role) or g.role in earlier}
-        wanted = expected.each("USAGE")
+        owner = None if state is None else state.owner
+        wanted = frozenset(g for g in expected.each("USAGE") if g.role != owner)
         if state is not None and not state.grantable:
             if Grant("public", "USAGE") in grants:
                 # this role could not grant it, and everyone has it: good enough
