@@ -781,10 +781,15 @@ def _conditions(
 ) -> str:
     text = ""
     if using is not None:
-        text += f" USING ({_expression(compiler, using)})"
+        text += f" USING ({_condition(compiler, using)})"
     if with_check is not None:
-        text += f" WITH CHECK ({_expression(compiler, with_check)})"
+        text += f" WITH CHECK ({_condition(compiler, with_check)})"
     return text
+
+
+def _condition(compiler: DDLCompiler, condition: str) -> str:
+    # a comment at its end must not hide the parenthesis
+    return _expression(compiler, condition + "\n" * ("--" in condition))
 
 
 def _expression(compiler: DDLCompiler, expression: str) -> str:
