@@ -234,7 +234,7 @@ def deparsed(expression: str, column: str, cast: str) -> frozenset[str]:
     """Return how PostgreSQL prints an expression of :func:`tenant_policies`.
 
     The same on 15 to 18. There are two spellings, because a VARCHAR column is compared
-    as text.
+    as text, and one of a domain as the domain's base type.
 
     :param column: name of the tenant column.
     :param cast: see :func:`current_tenant_sql`.
@@ -246,7 +246,7 @@ def deparsed(expression: str, column: str, cast: str) -> frozenset[str]:
         call = f"({call.removesuffix(cast)}){cast}"
     tenant = f"( SELECT {call} AS {FUNCTION_NAME})"
     result = []
-    for left in (name, f"({name})::text"):
+    for left in (name, f"({name}){cast or '::text'}"):
         text = f"({left} = {tenant})"
         if every in expression:
             text = f"(({tenant} IS NULL) OR {text})"
