@@ -27,6 +27,8 @@ from sqlalchemy_tenants import catalog
 from sqlalchemy_tenants.declare import TenantTable, mark_of, marks
 from sqlalchemy_tenants.policies import quote_name, quote_qualified
 
+from .same import Answer, Question, frozen_constants
+
 _PREFIX = "alembic.autogenerate.tenants."
 
 INDEX_MISSING = "index-missing"
@@ -34,6 +36,7 @@ TENANT_NULLABLE = "tenant-nullable"
 KEY_WITHOUT_TENANT = "key-without-tenant"
 FOREIGN_KEY_WITHOUT_TENANT = "foreign-key-without-tenant"
 VIEW_BYPASSES_RLS = "view-bypasses-rls"
+CONSTANT_FROZEN = "constant-frozen"
 
 
 def check_models(collections: Iterable[MetaData]) -> None:
@@ -42,6 +45,35 @@ def check_models(collections: Iterable[MetaData]) -> None:
         for table, mark in marks(metadata):
             if isinstance(mark, TenantTable):
                 _check_table(table, mark.column)
+                for policy in mark.extra:
+                    for text in dict.fromkeys((policy.using, policy.with_check)):
+                        _check_constants(
+                            table.fullname, policy.name, frozen_constants(text or "")
+                        )
+
+
+def check_answers(answers: Iterable[tuple[Question, Answer]]) -> None:
+    """Log constants that the server took for a date, though no cast says so."""
+    for question, answer in answers:
+        known = frozen_constants(question.declared)
+        _check_constants(
+            question.table,
+            question.policy,
+            [each for each in answer.frozen if each not in known],
+        )
+
+
+def _check_constants(table: str, policy: str, constants: list[str]) -> None:
+    if constants:
+        _warn(
+            CONSTANT_FROZEN,
+            "policy %r on table %r has the constant %s: PostgreSQL keeps what it was "
+            "when the policy was created, and autogenerate finds another one each "
+            "time; write now() or CURRENT_DATE",
+            policy,
+            table,
+            ", ".join(constants),
+        )
 
 
 def _check_table(table: Table, tenant: str) -> None:

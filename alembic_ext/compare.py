@@ -45,10 +45,11 @@ from sqlalchemy_tenants.catalog import (
     TableState,
 )
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of, marks
-from sqlalchemy_tenants.policies import Policy, deparsed, quote_name, quote_qualified
+from sqlalchemy_tenants.policies import Policy, deparsed, quote_qualified
 from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy, tenant_text
 
 from . import advice, ops
+from .same import Answer, Question, compare_expressions, qualified_expressions
 
 if TYPE_CHECKING:
     # Alembic loads this module halfway through its own import
@@ -112,6 +113,7 @@ class _Run:
     :param changes: policies that mention other tables.
     :param settled: what was compared and found equal; of 1,000 tables most are alike.
     :param policies: the policies of each mark.
+    :param answers: which conditions of the users' own policies are the same.
     :param closing: revokes that precede all tables; while a restrictive policy is
         dropped and created again, tenants have no privileges.
     :param opening: grants that follow all tables and policies.
@@ -131,6 +133,7 @@ class _Run:
     settled: set[Any] = field(default_factory=set)
     policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
     configured: set[Tenancy] = field(default_factory=set)
+    answers: dict[Question, Answer] = field(default_factory=dict)
     closing: list[MigrateOperation] = field(default_factory=list)
     opening: list[MigrateOperation] = field(default_factory=list)
 
@@ -144,10 +147,11 @@ class _Run:
         """What each policy mentions, read when first asked for."""
         return catalog.read_dependencies(self.connection)
 
-    @cached_property
-    def columns(self) -> dict[tuple[str, str], dict[str, str]]:
-        """Columns and their types by table, read when first asked for."""
-        return catalog.read_columns(self.connection)
+    def answer(self, question: Question) -> Answer:
+        """Tell whether a condition of the models is the one of the database."""
+        if question not in self.answers:
+            self.answers.update(compare_expressions(self.connection, [question]))
+        return self.answers[question]
 
     def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
         """Return the policies of a table with that mark."""
@@ -234,6 +238,8 @@ def compare_after_tables(
             last += _tenants(run, autogen_context, create=False)
         last += _unused(run, touched)
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]
+    if runs:
+        _qualify(runs[0], upgrade_ops.ops)
     if runs and autogen_context.opts.get("render_as_batch"):
         upgrade_ops.ops[:] = _outside_of_batches(upgrade_ops.ops)
     return PriorityDispatchResult.CONTINUE
@@ -266,12 +272,57 @@ def _start(autogen_context: AutogenContext) -> list[_Run]:
             default_schema = connection.dialect.default_schema_name or "public"
             run = _Run(names, database, connection, default_schema, wanted, declared)
             run.configured = {tenancy for tenancy, marked in found}
+            run.answers = compare_expressions(connection, _questions(run, collections))
             runs.append(run)
     if any(run.wanted for run in runs):
         advice.check_models(collections)
+        advice.check_answers(each for run in runs for each in run.answers.items())
         if runs[0].database.has_views:
             advice.check_views(connection, collections, runs[0].default_schema)
     return runs
+
+
+def _questions(run: _Run, collections: Iterable[MetaData]) -> Iterator[Question]:
+    """Yield the conditions of the users' own policies that the database has, too."""
+    for metadata in collections:
+        if Tenancy.of(metadata) not in run.configured:
+            continue
+        for table, mark in marks(metadata):
+            key = (table.schema or run.default_schema, table.name)
+            existing = run.database.tables.get(key)
+            if existing is None or not isinstance(mark, TenantTable):
+                continue
+            for target in run.policies_of(mark)[3:]:
+                before = existing.policies.get(target.name)
+                for part in ("using", "with_check"):
+                    old, new = getattr(before, part, None), getattr(target, part)
+                    if old is not None and new is not None:
+                        yield Question(*key, target.name, part, new, old)
+
+
+def _qualify(run: _Run, operations: Iterable[MigrateOperation]) -> None:
+    """Give the conditions that a downgrade restores their names in full."""
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    for op in operations:
+        for each in op.ops if isinstance(op, ModifyTableOps) else [op]:
+            if isinstance(each, ops.DropPolicyOp):
+                name = each.policy.name
+            elif isinstance(each, ops.AlterPolicyOp):
+                name = each.policy_name
+            else:
+                continue
+            schema = each.schema or run.default_schema
+            found.setdefault((schema, each.table_name, name), []).append(each)
+    texts = qualified_expressions(run.connection, found)
+    for key, (using, with_check) in texts.items():
+        for each in found[key]:
+            if isinstance(each, ops.DropPolicyOp):
+                each.policy = dataclasses.replace(
+                    each.policy, using=using, with_check=with_check
+                )
+            else:
+                each.existing_using = each.existing_using and using
+                each.existing_with_check = each.existing_with_check and with_check
 
 
 def _names(tenancy: Tenancy) -> Tenancy:
@@ -848,7 +899,7 @@ class _TableComparison:
 
     def _has_own_text(self, before: Policy, target: Policy) -> bool:
         return self._is_own(target) and all(
-            self._same_tree(getattr(before, part), getattr(target, part), target)
+            self._has_own_spelling(getattr(before, part), getattr(target, part))
             for part in ("using", "with_check")
         )
 
@@ -870,104 +921,46 @@ class _TableComparison:
         if "public" in (target.roles or ()) and before.roles == ("public",):
             del result["roles"]  # the server ignores other roles beside PUBLIC
         result = {part: pair for part, pair in result.items() if pair[0] != pair[1]}
-        expressions = {
-            part: (getattr(before, part), getattr(target, part))
-            for part in ("using", "with_check")
-            if not self._same_tree(getattr(before, part), getattr(target, part), target)
-        }
-        if expressions and not result and not self._is_own(target):
-            expressions = self._ask_server(before, target, expressions)
-        return {**result, **expressions}
-
-    def _same_tree(
-        self, before: str | None, target: str | None, policy: Policy
-    ) -> bool:
-        """Whether the database's expression is the one of the models."""
-        if before is None or target is None:
-            return before is target
-        if before == target:
-            return True
-        database, tenancy = self.run.database, self.run.tenancy
-        if self._is_own(policy):
-            assert isinstance(self.mark, TenantTable)
-            # our own, whose printed form is known
-            column, cast = self.mark.column, self.mark.cast
-            if before in deparsed(target, column, cast):
-                return True
-            if not database.function_visible:
-                return False
-            call = f"{quote_qualified(tenancy.schema, FUNCTION_NAME)}()"
-            unqualified = target.replace(call, f"{FUNCTION_NAME}()")
-            return before in deparsed(unqualified, column, cast)
-        from .expressions import same_expression
-
-        return same_expression(
-            target,
-            before,
-            table=quote_qualified(*self.key),
-            column_types=self._column_types(),
-            default_schema=self.run.default_schema,
-        )
-
-    def _column_types(self) -> dict[str, str]:
-        types: dict[str, str] = {}
-        for (schema, name), columns in self.run.columns.items():
-            for column, type_ in columns.items():
-                types[f"{schema}.{name}.{column}"] = type_
-                if schema == self.run.default_schema:
-                    types[f"{name}.{column}"] = type_
-        types.update(self.run.columns.get(self.key, {}))
-        return types
-
-    def _ask_server(
-        self,
-        before: Policy,
-        target: Policy,
-        differences: dict[str, tuple[str | None, str | None]],
-    ) -> dict[str, tuple[str | None, str | None]]:
-        """Let the server print the models' expressions, and compare its text."""
-        from .expressions import deparse_on_server
-
-        if any(None in pair for pair in differences.values()):
-            return differences
-        printed = deparse_on_server(
-            self.run.connection,
-            columns=list(self.run.columns[self.key].items()),
-            using=target.using,
-            with_check=target.with_check,
-            command=target.command,
-            table=quote_name(self.name),
-        )
-        if printed is None:
-            for part, (old, new) in differences.items():
-                _log.warning(
-                    "cannot tell whether policy %r on table %r is the same in database "
-                    "and models, and take it for altered; %s: %s | %s",
-                    target.name,
-                    self.full_name,
-                    part,
-                    old,
-                    new,
-                )
-            return differences
-        result = {}
-        for part, text in zip(("using", "with_check"), printed, strict=True):
-            if part not in differences:
-                continue
-            old, new = differences[part]
-            if text == old:
-                _log.info(
-                    "policy %r on table %r is the same in database and models for the "
-                    "server, though it does not look like it; %s: %s | %s",
-                    target.name,
-                    self.full_name,
-                    part,
-                    old,
-                    new,
-                )
+        reasons = {}
+        for part in ("using", "with_check"):
+            old, new = getattr(before, part), getattr(target, part)
+            if old is None or new is None or self._is_own(target):
+                answer = Answer(self._has_own_spelling(old, new))
             else:
+                question = Question(*self.key, target.name, part, new, old)
+                answer = self.run.answer(question)
+            if not answer.same:
                 result[part] = (old, new)
+            if answer.reason is not None:
+                reasons[part] = answer.reason
+        if reasons:
+            _log.warning(
+                "cannot tell whether policy %r on table %r is the same in database "
+                "and models, and take it for altered: %s",
+                target.name,
+                self.full_name,
+                "; ".join(
+                    f"{part} is {result[part][0]} in the database and "
+                    f"{result[part][1]} in the models ({reason})"
+                    for part, reason in reasons.items()
+                ),
+            )
         return result
+
+    def _has_own_spelling(self, before: str | None, target: str | None) -> bool:
+        """Whether the database's expression is one of ours as the models have it."""
+        if before is None or target is None or before == target:
+            return before == target
+        assert isinstance(self.mark, TenantTable)
+        # its printed form is known
+        column, cast = self.mark.column, self.mark.cast
+        if before in deparsed(target, column, cast):
+            return True
+        if not self.run.database.function_visible:
+            return False
+        call = f"{quote_qualified(self.run.tenancy.schema, FUNCTION_NAME)}()"
+        unqualified = target.replace(call, f"{FUNCTION_NAME}()")
+        return before in deparsed(unqualified, column, cast)
 
     def _compare_grants(self) -> list[MigrateOperation]:
         run, mark, existing = self.run, self.mark, self.existing
