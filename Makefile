@@ -7,13 +7,17 @@ ARGS :=
 PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
 # One environment for each series of SQLAlchemy, so that switching costs nothing, and
-# one with the lowest versions that pyproject.toml allows.
+# one with the lowest versions that pyproject.toml allows. The last has sqlglot's
+# compiled build, in which nothing can be subclassed.
 NEWEST := .venv
 SA20 := .venv-sa20
 LOWEST := .venv-lowest
+COMPILED := .venv-compiled
 $(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
 $(LOWEST)/dependencies: SQLALCHEMY := sqlalchemy
+$(COMPILED)/dependencies: SQLALCHEMY := sqlalchemy
+$(COMPILED)/dependencies: MORE := "sqlglot[c]"
 $(LOWEST)/dependencies: CONSTRAINT := --constraint $(LOWEST)/lower-bounds
 
 # Folders too: one is newer than its files when a file was deleted.
@@ -24,10 +28,10 @@ PIP := bin/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-lowest mutants lint format bench clean
+.PHONY: help demo test test-all test-lowest test-compiled mutants lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded PostgreSQL
 	@$(NEWEST)/bin/python examples/quickstart/demo.py
@@ -38,7 +42,7 @@ test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 # What some tests are about is the server's doing, whatever SQLAlchemy's version; others
 # ask no server, or the newest one in any case.
 ignore = $(patsubst %,--ignore=tests/test_%.py,$(1))
-SERVER_ONLY := $(call ignore,attacks expressions pgbouncer drift_names moving mutants \
+SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_names moving mutants \
 	pgrls migration_faults benchmarks)
 SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks)
 
@@ -60,6 +64,9 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,session drivers declare operations 
 test-lowest: $(LOWEST)/package ## Run some tests on the lowest versions allowed
 	@$(LOWEST)/bin/$(PYTEST) $(LOWEST_TESTS) $(ARGS)
 
+test-compiled: $(COMPILED)/package ## Run the tests of conditions with sqlglot[c]
+	@$(COMPILED)/bin/$(PYTEST) tests/test_expressions.py tests/test_own_policies.py $(ARGS)
+
 # Not from here: the packages of the checkout would come before the mutated copy.
 mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
 	@cd tests && ../$(NEWEST)/bin/python -m mutants $(ARGS)
@@ -78,7 +85,7 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	@$(NEWEST)/bin/python benchmarks $(ARGS)
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) $(LOWEST) benchmarks/.venvs build dist
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(COMPILED) benchmarks/.venvs build dist
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -88,7 +95,7 @@ clean: ## Remove everything that make created
 	@$*/$(PIP) install --upgrade "pip>=25.1"
 	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
 	@$*/$(PIP) install --group dev ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
-		$(CONSTRAINT)
+		$(MORE) $(CONSTRAINT)
 	@touch $@
 
 # The tests are about what users install, entry point included.
