@@ -71,26 +71,24 @@ def compare_expressions(
     :param connection: in a transaction or not; it is left as it was.
     """
     answers: dict[Question, Answer] = {}
-    asked: dict[Question, Sequence[str]] = {}
+    asked: dict[Question, tuple[list[str], list[str] | None]] = {}
     for question in questions:
-        if question.declared == question.existing:
-            answers[question] = Answer(True)
-            continue
         declared = lexemes(question.declared)
-        if declared is not None and declared == lexemes(question.existing):
-            answers[question] = Answer(True)
-        elif declared is None or not _is_closed(declared):
+        existing = lexemes(question.existing)
+        if declared is None or not _is_closed(declared):
             reason = "the declared text is not one closed condition"
             answers[question] = Answer(False, reason)
+        elif declared == existing:
+            answers[question] = Answer(True)
         else:
-            asked[question] = declared
+            asked[question] = declared, existing
     if asked:
         conditions = list(dict.fromkeys((q.schema, q.table, q.declared) for q in asked))
         printed = dict(zip(conditions, _printed(connection, conditions), strict=True))
         undecided = []
-        for question, found in asked.items():
+        for question, texts in asked.items():
             answer = printed[question.schema, question.table, question.declared]
-            answers[question] = _judged(question, found, answer)
+            answers[question] = _judged(answer, *texts)
             if isinstance(answer, _Refusal) and answer.is_of_the_session:
                 undecided.append(question)
         if undecided:
@@ -119,36 +117,38 @@ _UNDEFINED = frozenset({"42703", "42883", "42704", "42P01"})
 
 
 def _judged(
-    question: Question, declared: Sequence[str], printed: Sequence[str] | _Refusal
+    printed: list[str] | _Refusal, declared: list[str], existing: list[str] | None
 ) -> Answer:
     if isinstance(printed, _Refusal):
         known = printed.sqlstate in _UNDEFINED
         return Answer(False, None if known else printed.message)
     kept = _moments(printed)
-    frozen = [text for word, text in _moments(declared).items() if word not in kept]
-    same = list(printed) == lexemes(question.existing)
-    return Answer(same, None, tuple(frozen))
+    moments = _moments(declared).items()
+    frozen = tuple(string for word, string in moments if word not in kept)
+    return Answer(printed == existing, None, frozen)
 
 
 # --- the text ------------------------------------------------------------------------
 
 # A lexeme each: a string with backslashes, a string or quoted name, a string in
-# dollars, a word or number, an operator, one of the other characters. White space is
-# PostgreSQL's, and no word of another alphabet is cut.
+# dollars, a word or number, an operator, a comment, one of the other characters. White
+# space is PostgreSQL's, and no word of another alphabet is cut.
 _LEXEME = re.compile(
     r"""
-    (?P<space>[ \t\n\r\f\v]+ | --[^\n\r]*)
-  | [eE]'(?:[^'\\]|\\.|'')*'
+    [eE]'(?:[^'\\]|\\.|'')*'
   | '(?:[^']|'')*'
   | "(?:[^"]|"")*"
   | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
   | (?![eE]')\w[\w$]* | \$\d+
-  | ::
+  | :: | /\* | --[^\n\r]*
   | (?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+
-  | [^\w'"$]
+  | [eE]?'
+  | [^ \t\n\r\f\v]
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: What stands alone only where a string or a name does not end.
+_OPEN = frozenset(("'", "e'", "E'", '"', "$"))
 
 
 def lexemes(expression: str) -> list[str] | None:
@@ -156,21 +156,18 @@ def lexemes(expression: str) -> list[str] | None:
 
     :return: ``None`` where a string, a name or a comment does not end.
     """
-    found: list[str] = []
-    position = 0
-    while position < len(expression):
-        if expression.startswith("/*", position):
-            end = _end_of_comment(expression, position)
-            if end is None:
-                return None
-            position = end
-            continue
-        match = _LEXEME.match(expression, position)
-        if match is None:
+    matches = list(_LEXEME.finditer(expression))
+    found = [match[0] for match in matches]
+    if "/*" in found:
+        start = matches[found.index("/*")].start()
+        end = _end_of_comment(expression, start)
+        if end is None:
             return None
-        if match["space"] is None:
-            found.append(match[0])
-        position = match.end()
+        return lexemes(f"{expression[:start]} {expression[end:]}")
+    if not _OPEN.isdisjoint(found):
+        return None
+    if "--" in expression:
+        found = [lexeme for lexeme in found if not lexeme.startswith("--")]
     return found
 
 
@@ -245,7 +242,7 @@ END
 
 def _printed(
     connection: Connection, conditions: Sequence[tuple[str, str, str]]
-) -> list[Sequence[str] | _Refusal]:
+) -> list[list[str] | _Refusal]:
     """Let the server print conditions: schema, table and text of each.
 
     :return: the lexemes of each, or why there are none.
@@ -269,7 +266,7 @@ def _printed(
             raise
         refusal = _Refusal(_sqlstate(error), str(error.orig).partition("\n")[0])
         return [refusal] * len(conditions)
-    printed: list[Sequence[str] | _Refusal] = []
+    printed: list[list[str] | _Refusal] = []
     for answer in map(loads, loads(found)):
         printed += _conditions(answer[0]) if len(answer) == 1 else [_Refusal(*answer)]
     return printed
@@ -431,7 +428,7 @@ def _moments(found: Iterable[str]) -> dict[str, str]:
     return {
         match[0].lower(): lexeme
         for lexeme in found
-        if lexeme.startswith("'")
+        if lexeme[0] == "'"
         for match in _MOMENT.finditer(lexeme)
     }
 
@@ -439,10 +436,10 @@ def _moments(found: Iterable[str]) -> dict[str, str]:
 def frozen_constants(expression: str) -> list[str]:
     """Return constants as ``'today'::date``, of which PostgreSQL keeps the date that
     they had when the policy was created: those that the text alone gives away."""
+    if not _MOMENT.search(expression):
+        return []
     found = lexemes(expression) or []
     moments = set(_moments(found).values())
-    if not moments:
-        return []
     # each string by its number, so that nothing within it is read
     numbered = [
         f"'{index}'" if lexeme.startswith("'") else lexeme
