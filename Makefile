@@ -6,15 +6,20 @@ ARGS :=
 # server of its own.
 PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
-# One environment for each series of SQLAlchemy, so that switching costs nothing, and
-# one with the lowest versions that pyproject.toml allows.
+# One environment for each series of SQLAlchemy, so that switching costs nothing, one
+# with the lowest versions that pyproject.toml allows, and one with libraries that are
+# used together with this one.
 NEWEST := .venv
 SA20 := .venv-sa20
 LOWEST := .venv-lowest
+CLIENTS := .venv-clients
+GROUP := dev
 $(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
 $(LOWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(LOWEST)/dependencies: CONSTRAINT := --constraint $(LOWEST)/lower-bounds
+$(CLIENTS)/dependencies: SQLALCHEMY := sqlalchemy
+$(CLIENTS)/dependencies: GROUP := clients
 
 # Folders too: one is newer than its files when a file was deleted.
 PACKAGE := pyproject.toml README.md LICENSE \
@@ -24,10 +29,10 @@ PIP := bin/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-lowest mutants lint format bench clean
+.PHONY: help demo test test-all test-lowest test-clients mutants lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded PostgreSQL
 	@$(NEWEST)/bin/python examples/quickstart/demo.py
@@ -60,6 +65,12 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,session drivers declare operations 
 test-lowest: $(LOWEST)/package ## Run some tests on the lowest versions allowed
 	@$(LOWEST)/bin/$(PYTEST) $(LOWEST_TESTS) $(ARGS)
 
+# Advanced Alchemy uses what SQLAlchemy 2.1 deprecates.
+THEIR_WARNINGS := -W "ignore:The declarative_mixin:DeprecationWarning"
+
+test-clients: $(CLIENTS)/package ## Run small programs that use other libraries, too
+	@$(CLIENTS)/bin/$(PYTEST) $(THEIR_WARNINGS) tests/clients $(ARGS)
+
 # Not from here: the packages of the checkout would come before the mutated copy.
 mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
 	@cd tests && ../$(NEWEST)/bin/python -m mutants $(ARGS)
@@ -78,7 +89,7 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	@$(NEWEST)/bin/python benchmarks $(ARGS)
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) $(LOWEST) benchmarks/.venvs build dist
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(CLIENTS) benchmarks/.venvs build dist
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -87,7 +98,7 @@ clean: ## Remove everything that make created
 	@$(PYTHON) -m venv --clear $*
 	@$*/$(PIP) install --upgrade "pip>=25.1"
 	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
-	@$*/$(PIP) install --group dev ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
+	@$*/$(PIP) install --group $(GROUP) ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
 		$(CONSTRAINT)
 	@touch $@
 

@@ -13,8 +13,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from sqlalchemy import DefaultClause, MetaData, Table, UniqueConstraint
+from sqlalchemy import (
+    Column,
+    DefaultClause,
+    MetaData,
+    Table,
+    TextClause,
+    UniqueConstraint,
+)
 from sqlalchemy.schema import ForeignKeyConstraint
 
 from sqlalchemy_tenants.database import catalog
@@ -49,9 +57,7 @@ def check_unmarked(collections: Iterable[MetaData]) -> None:
         call = current_tenant_sql(Tenancy.of(metadata))
         for table in metadata.tables.values():
             if mark_of(table) is None and any(
-                call in str(column.server_default.arg)
-                for column in table.columns
-                if isinstance(column.server_default, DefaultClause)
+                call in _default_text(column) for column in table.columns
             ):
                 _warn(
                     TABLE_UNMARKED,
@@ -60,6 +66,12 @@ def check_unmarked(collections: Iterable[MetaData]) -> None:
                     "@with_rls on its class",
                     table.fullname,
                 )
+
+
+def _default_text(column: Column[Any]) -> str:
+    default = column.server_default
+    text = default.arg if isinstance(default, DefaultClause) else None
+    return text.text if isinstance(text, TextClause) else ""
 
 
 def check_models(collections: Iterable[MetaData]) -> None:

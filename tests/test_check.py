@@ -291,11 +291,13 @@ def test_a_partial_index_does_not_count(check: Any, migrated: Database) -> None:
     assert [finding.code for finding in check()] == ["index-missing"]
 
 
+@pytest.mark.parametrize("by", ["app_shared", "between"])
 def test_the_shared_login_must_not_act_as_tenants(
-    check: Any, migrated: Database
+    check: Any, migrated: Database, by: str
 ) -> None:
-    migrated.execute("CREATE ROLE tenant_acme IN ROLE tenants")
-    migrated.execute("GRANT tenants_shared, tenant_acme TO app_shared")
+    migrated.execute("CREATE ROLE tenant_acme IN ROLE tenants; CREATE ROLE between")
+    migrated.execute("ALTER ROLE between NOINHERIT; GRANT between TO app_shared")
+    migrated.execute(f"GRANT tenants_shared TO app_shared; GRANT tenant_acme TO {by}")
     findings = check("app_shared", isolation="shared")
     assert [finding.code for finding in findings] == ["login-acts-as-tenants"]
 

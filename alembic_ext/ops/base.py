@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import MetaData
@@ -19,13 +19,19 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import DDLCompiler
 
-from sqlalchemy_tenants.arguments import require_name
+from sqlalchemy_tenants.arguments import require_flag, require_name
 from sqlalchemy_tenants.policies import quote_qualified
 from sqlalchemy_tenants.tenancy import FUNCTION_NAME
 
 from .notes import Notes
 
 _Op = TypeVar("_Op", bound="type[TenancyOp]")
+_Other = TypeVar("_Other", bound="TenancyOp")
+
+#: A field that is checked as a name of PostgreSQL.
+Name: TypeAlias = str
+#: A field that is checked as True or False.
+Flag: TypeAlias = bool
 
 
 class TenancyOp(MigrateOperation):
@@ -37,6 +43,8 @@ class TenancyOp(MigrateOperation):
     reverse_only: ClassVar[tuple[str, ...]] = ()
     #: Fields that have another name in the directive.
     renamed: ClassVar[dict[str, str]] = {}
+    #: What messages call a field, where that is not its name.
+    labels: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def from_directive(cls, *args: Any, **kw: Any) -> Self:
@@ -45,6 +53,14 @@ class TenancyOp(MigrateOperation):
         A class overrides it where it keeps these arguments as one object.
         """
         return cls(*args, **kw)
+
+    def __post_init__(self) -> None:
+        """Check names and flags, which are annotated as such."""
+        for each in fields(self):  # type: ignore[arg-type]
+            check = _CHECKS.get(str(each.type))
+            if check is not None:
+                what = self.labels.get(each.name, each.name)
+                setattr(self, each.name, check(what, getattr(self, each.name)))
 
     def statements(self, notes: Notes) -> Iterable[str]:
         """Return the SQL, one statement each: asyncpg prepares them one by one.
@@ -76,10 +92,30 @@ class TenancyOp(MigrateOperation):
                 kw[self.renamed.get(each.name, each.name)] = value
         return args, kw
 
+    def converted(self, cls: type[_Other], **changes: Any) -> _Other:
+        """Return an operation with the fields of this one, but for ``changes``."""
+        values = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)  # type: ignore[arg-type]
+        }
+        return cls(**{**values, **changes})
+
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what ``alembic check`` prints."""
         args, kw = self.arguments()
         return (self.directive, *args, kw)
+
+
+def optional_name(what: str, name: str | None) -> str | None:
+    """Return ``name`` if it is ``None`` or PostgreSQL takes it as a name."""
+    return None if name is None else require_name(what, name)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "Name": require_name,
+    "Name | None": optional_name,
+    "Flag": require_flag,
+}
 
 
 def _listed(value: Any) -> Any:
@@ -180,8 +216,3 @@ def _signature(cls: type[TenancyOp]) -> inspect.Signature:
 def function_name(schema: str) -> str:
     """Return our function as DDL names it."""
     return f"{quote_qualified(schema, FUNCTION_NAME)}()"
-
-
-def optional_name(what: str, name: str | None) -> str | None:
-    """Return ``name`` if it is ``None`` or PostgreSQL takes it as a name."""
-    return None if name is None else require_name(what, name)

@@ -28,6 +28,18 @@ def indented(lines: Iterable[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+def if_lines(
+    condition: str | None, lines: Iterable[str], otherwise: Iterable[str] = ()
+) -> list[str]:
+    """Return lines that run on a condition, ``None`` for always."""
+    if condition is None:
+        return list(lines)
+    otherwise = indented(otherwise)
+    if otherwise:
+        otherwise.insert(0, "ELSE")
+    return [f"IF {condition} THEN", *indented(lines), *otherwise, "END IF;"]
+
+
 def is_owned(role: str) -> str:
     """Return the condition that a role was created by an operation."""
     return (
@@ -40,12 +52,12 @@ def is_owned(role: str) -> str:
 
 def unless_owned_lines(role: str, lines: Iterable[str]) -> list[str]:
     """Return lines that run unless :func:`is_owned`."""
-    return [f"IF NOT {is_owned(role)} THEN", *indented(lines), "END IF;"]
+    return if_lines(f"NOT {is_owned(role)}", lines)
 
 
 def is_needed(role: str, *, here: bool = False) -> str:
-    """Return the condition that another database of the cluster depends on a role: its
-    policies name the role, or it has privileges there.
+    """Return the condition that another database of the cluster depends on a role, or
+    on one that it is a member of: that has policies or privileges there.
 
     :param here: or that the current database does.
     """
@@ -58,20 +70,16 @@ def is_needed(role: str, *, here: bool = False) -> str:
     return (
         "EXISTS (SELECT FROM pg_catalog.pg_shdepend d"
         " JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid"
+        " JOIN pg_catalog.pg_roles o ON pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER')"
         " WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass"
-        f" AND r.rolname = {quote_literal(role)} AND d.dbid <> 0{others})"
+        f" AND o.rolname = {quote_literal(role)} AND d.dbid <> 0{others})"
     )
 
 
-def unless_needed(role: str, lines: Iterable[str], **kw: bool) -> list[str]:
+def unless_needed(role: str, lines: Iterable[str]) -> list[str]:
     """Return lines that run unless :func:`is_needed`."""
-    return [
-        f"IF {is_needed(role, **kw)} THEN",
-        "  " + notice(f"another database needs role {role}: left as it is"),
-        "ELSE",
-        *indented(lines),
-        "END IF;",
-    ]
+    left = notice(f"another database needs role {role}: left as it is")
+    return if_lines(is_needed(role), [left], lines)
 
 
 def unless_dropped_lines(role: str) -> list[str]:
@@ -103,13 +111,13 @@ class Notes:
             catalog, owner, to_oid = "pg_class", "relowner", "to_regclass"
         else:
             catalog, owner, to_oid = "pg_proc", "proowner", "to_regprocedure"
-        self._oid = f"pg_catalog.{to_oid}({quote_literal(name)})"
-        self._text = (
-            f"coalesce(pg_catalog.obj_description({self._oid}, '{catalog}'), '')"
-        )
-        self._is_ours = (
-            f"EXISTS (SELECT FROM pg_catalog.{catalog} o WHERE o.oid = {self._oid}"
-            f" AND pg_catalog.pg_has_role(o.{owner}, 'USAGE'))"
+        #: Declarations of a block that reads or writes notes.
+        self.declare = (
+            f"noted_in oid := pg_catalog.{to_oid}({quote_literal(name)});",
+            "notes text :="
+            f" coalesce(pg_catalog.obj_description(noted_in, '{catalog}'), '');",
+            f"may_note boolean := EXISTS (SELECT FROM pg_catalog.{catalog} o WHERE"
+            f" o.oid = noted_in AND pg_catalog.pg_has_role(o.{owner}, 'USAGE'));",
         )
 
     def has(self, note: str, *, strict: bool = True) -> str:
@@ -119,22 +127,20 @@ class Notes:
         :param strict: ``False`` takes it as noted where there is no object: operations
             that are invoked without Alembic's version table.
         """
-        found = f"pg_catalog.strpos({self._text}, {note}) > 0"
-        return found if strict else f"({self._oid} IS NULL OR {found})"
+        found = f"pg_catalog.strpos(notes, {note}) > 0"
+        return found if strict else f"(noted_in IS NULL OR {found})"
 
     def add(self, note: str) -> list[str]:
         """Return lines that add a note."""
-        condition = f"NOT {self.has(note)} AND {self._is_ours}"
-        return self._write(condition, f"{self._text} || {note}")
+        return self._write(f"may_note AND NOT {self.has(note)}", f"notes || {note}")
 
     def remove(self, note: str) -> list[str]:
         """Return lines that remove a note."""
-        text = f"pg_catalog.replace({self._text}, {note}, '')"
-        return self._write(self._is_ours, text)
+        return self._write("may_note", f"pg_catalog.replace(notes, {note}, '')")
 
     def _write(self, condition: str, text: str) -> list[str]:
-        execute = f"EXECUTE {self._comment} || pg_catalog.quote_literal({text});"
-        return [f"IF {condition} THEN", f"  {execute}", "END IF;"]
+        comment = f"EXECUTE {self._comment} || pg_catalog.quote_literal(notes);"
+        return if_lines(condition, [f"notes := {text};", comment])
 
 
 class Membership:
@@ -166,8 +172,12 @@ class Membership:
             " pg_catalog.pg_has_role(m.grantor, 'USAGE'))"
         )
         self._own = f"{self._all} AND u.rolname = {self.member}"
-        #: Declarations of a block that grants it.
-        self.declare = (f"before oid[] := ARRAY(SELECT m.grantor {self._own});", _EACH)
+        #: Declarations of a block that grants or revokes it.
+        self.declare = (
+            *notes.declare,
+            f"before oid[] := ARRAY(SELECT m.grantor {self._own});",
+            "each record;",
+        )
 
     def _note(self, what: str, member: str, grantor: str = "") -> str:
         note = f"{quote_literal(what)} || pg_catalog.quote_ident({member})"
@@ -201,18 +211,16 @@ class Membership:
 
         :param inherits: note also that a membership from before has got INHERIT.
         """
-        grantor = "pg_catalog.pg_get_userbyid(m.grantor) AS grantor"
+        noted = self.notes.add(self._granted(self.member))
         changed = "m.grantor <> ALL (before)"
         if inherits:  # a column since PostgreSQL 16
             changed += " OR pg_catalog.to_jsonb(m) ->> 'inherit_option' = 'true'"
+            inherited = self.notes.add(self._inherited(self.member))
+            noted = if_lines("each.is_old", inherited, noted)
         return [
-            f"FOR each IN SELECT {grantor}, m.grantor = ANY (before) AS is_old"
-            f" {self._own} AND ({changed}) LOOP",
-            "  IF each.is_old THEN",
-            *indented(indented(self.notes.add(self._inherited(self.member)))),
-            "  ELSE",
-            *indented(indented(self.notes.add(self._granted(self.member)))),
-            "  END IF;",
+            "FOR each IN SELECT pg_catalog.pg_get_userbyid(m.grantor) AS grantor,"
+            f" m.grantor = ANY (before) AS is_old {self._own} AND ({changed}) LOOP",
+            *indented(noted),
             "END LOOP;",
         ]
 
@@ -228,19 +236,21 @@ class Membership:
         rows = (self._all if every_member else self._own) + self._revocable
         granted = self._granted("each.member")
         inherited = self._inherited("each.member")
+        revoke = if_lines(
+            self.notes.has(granted, strict=strict),
+            [self._revoke("each.member"), *self.notes.remove(granted)],
+        )
+        revoke_inherit = [
+            self._revoke("each.member", "INHERIT OPTION FOR "),
+            *self.notes.remove(inherited),
+        ]
         lines = [
             "FOR each IN SELECT u.rolname AS member,"
             f" pg_catalog.pg_get_userbyid(m.grantor) AS grantor {rows} LOOP",
-            f"  IF {self.notes.has(inherited)} THEN",
-            "    " + self._revoke("each.member", "INHERIT OPTION FOR "),
-            *indented(indented(self.notes.remove(inherited))),
-            f"  ELSIF {self.notes.has(granted, strict=strict)} THEN",
-            "    " + self._revoke("each.member"),
-            *indented(indented(self.notes.remove(granted))),
-            "  END IF;",
+            *indented(if_lines(self.notes.has(inherited), revoke_inherit, revoke)),
             "END LOOP;",
         ]
-        return do_block(unless_needed(needed, lines), [_EACH])
+        return do_block(unless_needed(needed, lines), self.declare)
 
     def revoke(self, granted_by: str | None = None, *, tolerant: bool = False) -> str:
         """Return the statement that revokes it, and notes that it did.
@@ -260,7 +270,4 @@ class Membership:
             *indented(self.notes.add(self.revoked)),
             "END LOOP;",
         ]
-        return do_block(lines, [_EACH])
-
-
-_EACH = "each record;"
+        return do_block(lines, self.declare)

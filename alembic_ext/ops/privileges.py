@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
-from sqlalchemy_tenants.arguments import require_flag, require_names, require_text
+from sqlalchemy_tenants.arguments import require_names, require_text
 from sqlalchemy_tenants.database.catalog import ObjectType
 from sqlalchemy_tenants.policies import (
     quote_grantee,
@@ -16,7 +16,7 @@ from sqlalchemy_tenants.policies import (
 )
 from sqlalchemy_tenants.roles import do_block
 
-from .base import TenancyOp, directive, optional_name
+from .base import Flag, Name, TenancyOp, directive, optional_name
 from .notes import Notes
 
 OBJECT_TYPES: tuple[ObjectType, ...] = get_args(ObjectType)
@@ -41,16 +41,17 @@ PRIVILEGES = (
 class _PrivilegesOp(TenancyOp):
     grant: ClassVar[bool]
     reverse_only = ("before",)
+    labels: ClassVar[dict[str, str]] = {"grant_option": "grant option"}
 
     table_name: str | None
     privileges: str | Sequence[str]
     roles: str | Sequence[str]
     _: KW_ONLY
-    schema: str | None = None
+    schema: Name | None = None
     object_type: ObjectType = "TABLE"
     columns: Sequence[str] = ()
-    grant_option: bool = False
-    granted_by: str | None = None
+    grant_option: Flag = False
+    granted_by: Name | None = None
     before: bool = False
 
     def __post_init__(self) -> None:
@@ -62,14 +63,12 @@ class _PrivilegesOp(TenancyOp):
             require_text("function", self.table_name or "", "is not a signature")
         else:
             optional_name(self.object_type.lower(), self.table_name)
-        self.schema = optional_name("schema", self.schema)
+        super().__post_init__()
         self.privileges = [
             each.upper() for each in require_names("privilege", self.privileges)
         ]
         self.roles = require_names("role", self.roles)
         self.columns = require_names("column", self.columns)
-        self.grant_option = require_flag("grant option", self.grant_option)
-        self.granted_by = optional_name("granted_by", self.granted_by)
         for privilege in self.privileges:
             # a keyword, printed as it is
             if privilege not in PRIVILEGES:
@@ -167,19 +166,6 @@ class _PrivilegesOp(TenancyOp):
         acting_as = "acting_as text := pg_catalog.current_setting('role');"
         return do_block(lines, [*declare, acting_as])
 
-    def _reversed(self, cls: type[Any], *, grant_option: bool, before: bool) -> Any:
-        return cls(
-            self.table_name,
-            self.privileges,
-            self.roles,
-            schema=self.schema,
-            object_type=self.object_type,
-            columns=self.columns,
-            grant_option=grant_option,
-            granted_by=self.granted_by,
-            before=before,
-        )
-
 
 @directive("grant_privileges")
 class GrantPrivilegesOp(_PrivilegesOp):
@@ -216,12 +202,10 @@ class GrantPrivilegesOp(_PrivilegesOp):
     renamed: ClassVar[dict[str, str]] = {"grant_option": "with_grant_option"}
 
     def reverse(self) -> RevokePrivilegesOp:
-        reversed_op: RevokePrivilegesOp = self._reversed(
-            RevokePrivilegesOp,
-            grant_option=self.grant_option and self.before,
-            before=self.grant_option,
+        option = self.grant_option and self.before
+        return self.converted(
+            RevokePrivilegesOp, grant_option=option, before=self.grant_option
         )
-        return reversed_op
 
 
 @directive("revoke_privileges")
@@ -253,10 +237,8 @@ class RevokePrivilegesOp(_PrivilegesOp):
     renamed: ClassVar[dict[str, str]] = {"grant_option": "grant_option_for"}
 
     def reverse(self) -> GrantPrivilegesOp:
-        reversed_op: GrantPrivilegesOp = self._reversed(
-            GrantPrivilegesOp,
-            grant_option=self.grant_option or self.before,
-            # whether the privilege itself stays when this is taken back again
-            before=self.grant_option,
+        option = self.grant_option or self.before
+        # before: whether the privilege itself stays when this is taken back again
+        return self.converted(
+            GrantPrivilegesOp, grant_option=option, before=self.grant_option
         )
-        return reversed_op

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
-from sqlalchemy_tenants.arguments import require_flag, require_name
+from sqlalchemy_tenants.arguments import require_flag
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import (
     SERVER_16,
@@ -15,12 +14,12 @@ from sqlalchemy_tenants.roles import (
     unless_granted_lines,
 )
 
-from .base import TenancyOp, directive, optional_name
+from .base import Flag, Name, TenancyOp, directive
 from .notes import (
     OWNED_COMMENT,
     Membership,
     Notes,
-    indented,
+    if_lines,
     is_needed,
     is_owned,
     notice,
@@ -67,36 +66,28 @@ def drop_group_role_sql(
 
     :param keep_members: leave the role while roles with this prefix are its members:
         tenants that were created at run time, which would cease to be tenants.
-    :param needed_by: leave the role while another database depends on this role: none
-        depends on the role that sessions of isolation "shared" act as.
-    :param here: or while this database depends on it.
+    :param needed_by: leave the role while another database depends on this role, or on
+        one that it is a member of. Nothing in a database depends on the role that
+        sessions of isolation "shared" act as.
+    :param here: or while the current database does.
     """
-    lines = [
-        f"IF NOT {is_owned(role)} THEN",
-        "  " + notice(f"role {role} was not created here, left alone"),
-        "  RETURN;",
-        "END IF;",
-    ]
+    lines = if_lines(
+        f"NOT {is_owned(role)}",
+        [notice(f"role {role} was not created here, left alone"), "RETURN;"],
+    )
     if keep_members is not None:
-        lines += [
-            "IF EXISTS (",
-            "  SELECT FROM pg_catalog.pg_auth_members m",
-            "  JOIN pg_catalog.pg_roles r ON r.oid = m.roleid",
-            "  JOIN pg_catalog.pg_roles t ON t.oid = m.member",
-            f"  WHERE r.rolname = {quote_literal(role)}",
-            f"  AND pg_catalog.starts_with(t.rolname, {quote_literal(keep_members)})",
-            ") THEN",
-            "  " + notice(f"role {role} has tenants, left alone"),
-            "  RETURN;",
-            "END IF;",
-        ]
+        has_members = (
+            "EXISTS (SELECT FROM pg_catalog.pg_auth_members m"
+            " JOIN pg_catalog.pg_roles r ON r.oid = m.roleid"
+            " JOIN pg_catalog.pg_roles t ON t.oid = m.member"
+            f" WHERE r.rolname = {quote_literal(role)} AND"
+            f" pg_catalog.starts_with(t.rolname, {quote_literal(keep_members)}))"
+        )
+        left = notice(f"role {role} has tenants, left alone")
+        lines += if_lines(has_members, [left, "RETURN;"])
     if needed_by is not None:
-        lines += [
-            f"IF {is_needed(needed_by, here=here)} THEN",
-            "  " + notice(f"role {role} is in use, left alone"),
-            "  RETURN;",
-            "END IF;",
-        ]
+        left = notice(f"role {role} is in use, left alone")
+        lines += if_lines(is_needed(needed_by, here=here), [left, "RETURN;"])
     lines += [f"DROP ROLE {quote_name(role)};", *unless_dropped_lines(role)]
     return do_block(lines)
 
@@ -117,28 +108,19 @@ def grant_group_role_sql(membership: Membership, *, unless_owned: bool = False) 
     if unless_owned:
         noted = unless_owned_lines(membership.group, noted)
     grant = grant_line(quote_name(membership.group), membership.grantee, "INHERIT TRUE")
-    lines = [
-        # a superuser, or a member that inherits
-        f"IF NOT pg_catalog.pg_has_role({membership.member}, {group}, 'USAGE') THEN",
-        f"  {grant}",
-        *indented(noted),
-        "END IF;",
-        *unless_granted_lines(group, membership.member),
-    ]
+    # a superuser, or a member that inherits
+    has = f"pg_catalog.pg_has_role({membership.member}, {group}, 'USAGE')"
+    lines = if_lines(f"NOT {has}", [grant, *noted])
+    lines += unless_granted_lines(group, membership.member)
     return do_block(lines, membership.declare)
 
 
 @dataclass(eq=False)
 class _GroupRoleOp(TenancyOp):
-    role: str
+    role: Name
     _: KW_ONLY
-    member_of: str | None = None
-    admin: bool = False
-
-    def __post_init__(self) -> None:
-        self.role = require_name("role", self.role)
-        self.member_of = optional_name("member_of", self.member_of)
-        self.admin = require_flag("admin", self.admin)
+    member_of: Name | None = None
+    admin: Flag = False
 
     @property
     def _memberships(self) -> list[tuple[str, str | None]]:
@@ -148,9 +130,6 @@ class _GroupRoleOp(TenancyOp):
         if self.admin:
             granted.append((self.role, None))
         return granted
-
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(self.role, member_of=self.member_of, admin=self.admin)
 
 
 @directive("create_group_role")
@@ -177,8 +156,7 @@ class CreateGroupRoleOp(_GroupRoleOp):
             yield grant_group_role_sql(membership, unless_owned=True)
 
     def reverse(self) -> DropGroupRoleOp:
-        reversed_op: DropGroupRoleOp = self._reversed(DropGroupRoleOp)
-        return reversed_op
+        return self.converted(DropGroupRoleOp)
 
 
 @directive("drop_group_role")
@@ -203,11 +181,10 @@ class DropGroupRoleOp(_GroupRoleOp):
         for group, member in self._memberships:
             membership = Membership(group, member, notes)
             yield membership.undo_grant(needed=group)
-        yield drop_group_role_sql(self.role, needed_by=self.member_of)
+        yield drop_group_role_sql(self.role, needed_by=self.role)
 
     def reverse(self) -> CreateGroupRoleOp:
-        reversed_op: CreateGroupRoleOp = self._reversed(CreateGroupRoleOp)
-        return reversed_op
+        return self.converted(CreateGroupRoleOp)
 
 
 @directive("alter_group_role")
@@ -236,7 +213,7 @@ class AlterGroupRoleOp(TenancyOp):
     :raises ValueError: nothing is altered.
     """
 
-    role: str
+    role: Name
     _: KW_ONLY
     superuser: bool | None = None
     bypass_rls: bool | None = None
@@ -245,11 +222,10 @@ class AlterGroupRoleOp(TenancyOp):
     create_role: bool | None = None
     create_db: bool | None = None
     replication: bool | None = None
-    undo: bool = False
+    undo: Flag = False
 
     def __post_init__(self) -> None:
-        self.role = require_name("role", self.role)
-        self.undo = require_flag("undo", self.undo)
+        super().__post_init__()
         for name, value in self.attributes.items():
             require_flag(name, value)
         if not self.attributes:
@@ -263,83 +239,52 @@ class AlterGroupRoleOp(TenancyOp):
         values = {name: getattr(self, name) for name in _ATTRIBUTES}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _changes(self, *, opposite: bool = False) -> Iterator[tuple[str, str]]:
-        """Yield keywords, as in NOLOGIN, and the condition that each changes a role."""
+    def statements(self, notes: Notes) -> Iterator[str]:
+        lines = []
         for name, value in self.attributes.items():
             keyword, column = _ATTRIBUTES[name]
-            yield (
-                ("NO" if value is opposite else "") + keyword,
-                f"(SELECT r.{column} FROM pg_catalog.pg_roles r WHERE r.rolname ="
-                f" {quote_literal(self.role)}) IS DISTINCT FROM {value}",
+            new, old = (keyword, "NO" + keyword) if value else ("NO" + keyword, keyword)
+            noted = old if self.undo else new
+            note = quote_literal(f"altered {quote_name(self.role)}: {noted}. ")
+            alter = f"ALTER ROLE {quote_name(self.role)} {new};"
+            is_changed = (
+                f"(SELECT r.{column} FROM pg_catalog.pg_roles r"
+                f" WHERE r.rolname = {quote_literal(self.role)})"
+                f" IS DISTINCT FROM {value}"
             )
-
-    def _note(self, keyword: str) -> str:
-        return quote_literal(f"altered {quote_name(self.role)}: {keyword}. ")
-
-    def statements(self, notes: Notes) -> Iterator[str]:
-        alter = f"ALTER ROLE {quote_name(self.role)}"
-        changes = list(self._changes())
+            change = [
+                "BEGIN",
+                f"  {alter}",
+                # XX000, "tuple concurrently updated": another database's migration did
+                # it meanwhile
+                "EXCEPTION WHEN internal_error THEN",
+                f"  {alter}",
+                "END;",
+            ]
+            if self.undo:
+                is_noted = notes.has(note, strict=False)
+                lines += if_lines(is_noted, [*change, *notes.remove(note)])
+            else:
+                lines += if_lines(is_changed, [*change, *notes.add(note)])
         if self.undo:
-            done = [self._note(keyword) for keyword, _ in self._changes(opposite=True)]
-            lines = []
-            for note, (keyword, _) in zip(done, changes, strict=True):
-                lines += [
-                    f"IF {notes.has(note, strict=False)} THEN",
-                    f"  {alter} {keyword};",
-                    *indented(notes.remove(note)),
-                    "END IF;",
-                ]
-            yield do_block(unless_needed(self.role, lines))
-            return
-        lines = []
-        for keyword, is_changed in changes:
-            noted = notes.add(self._note(keyword))
-            lines += [f"IF {is_changed} THEN", *indented(noted), "END IF;"]
-        alter += "".join(f" {keyword}" for keyword, _ in changes) + ";"
-        lines += [
-            "BEGIN",
-            f"  {alter}",
-            # XX000, "tuple concurrently updated": another database's migration did it
-            # meanwhile
-            "EXCEPTION WHEN internal_error THEN",
-            f"  {alter}",
-            "END;",
-        ]
-        yield do_block(lines)
+            lines = unless_needed(self.role, lines)
+        yield do_block(lines, notes.declare)
 
     def reverse(self) -> AlterGroupRoleOp:
         opposite = {key: not value for key, value in self.attributes.items()}
-        return AlterGroupRoleOp(self.role, undo=not self.undo, **opposite)
+        return self.converted(AlterGroupRoleOp, undo=not self.undo, **opposite)
 
 
 @dataclass(eq=False)
 class _MembershipOp(TenancyOp):
-    group: str
-    member: str
+    group: Name
+    member: Name
     _: KW_ONLY
-    inherit_option: bool = True
-    set_option: bool = True
-    admin_option: bool = False
-    granted_by: str | None = None
-    undo: bool = False
-
-    def __post_init__(self) -> None:
-        self.group = require_name("group", self.group)
-        self.member = require_name("member", self.member)
-        for name in ("inherit_option", "set_option", "admin_option", "undo"):
-            require_flag(name, getattr(self, name))
-        self.granted_by = optional_name("granted_by", self.granted_by)
-
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(
-            self.group,
-            self.member,
-            inherit_option=self.inherit_option,
-            set_option=self.set_option,
-            admin_option=self.admin_option,
-            granted_by=self.granted_by,
-            undo=not self.undo,
-        )
+    inherit_option: Flag = True
+    set_option: Flag = True
+    admin_option: Flag = False
+    granted_by: Name | None = None
+    undo: Flag = False
 
 
 @directive("grant_membership")
@@ -389,13 +334,9 @@ class GrantMembershipOp(_MembershipOp):
         membership = Membership(self.group, self.member, notes)
         if self.undo:
             revoked = membership.revoked
-            lines = [
-                f"IF {notes.has(revoked, strict=False)} THEN",
-                "  " + self._grant(),
-                *indented(notes.remove(revoked)),
-                "END IF;",
-            ]
-            yield do_block(unless_needed(self.group, lines))
+            lines = [self._grant(), *notes.remove(revoked)]
+            lines = if_lines(notes.has(revoked, strict=False), lines)
+            yield do_block(unless_needed(self.group, lines), notes.declare)
         elif self._is_plain:
             yield grant_group_role_sql(membership)
         else:
@@ -403,8 +344,7 @@ class GrantMembershipOp(_MembershipOp):
             yield do_block(lines, membership.declare)
 
     def reverse(self) -> RevokeMembershipOp:
-        reversed_op: RevokeMembershipOp = self._reversed(RevokeMembershipOp)
-        return reversed_op
+        return self.converted(RevokeMembershipOp, undo=not self.undo)
 
 
 @directive("revoke_membership")
@@ -440,5 +380,4 @@ class RevokeMembershipOp(_MembershipOp):
             yield membership.revoke(self.granted_by)
 
     def reverse(self) -> GrantMembershipOp:
-        reversed_op: GrantMembershipOp = self._reversed(GrantMembershipOp)
-        return reversed_op
+        return self.converted(GrantMembershipOp, undo=not self.undo)

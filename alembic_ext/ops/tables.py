@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
-from sqlalchemy_tenants.arguments import require_flag, require_name, require_text
+from sqlalchemy_tenants.arguments import require_text
 from sqlalchemy_tenants.policies import (
     Condition,
     Policy,
@@ -18,7 +18,7 @@ from sqlalchemy_tenants.policies import (
     role_set,
 )
 
-from .base import TenancyOp, directive, optional_name
+from .base import Flag, Name, TenancyOp, directive
 from .notes import Notes
 
 
@@ -29,16 +29,11 @@ class RowSecurityOp(TenancyOp):
     reverse_only = ("existing",)
     enable: ClassVar[bool]
 
-    table_name: str
+    table_name: Name
     _: KW_ONLY
-    schema: str | None = None
-    force: bool = True
+    schema: Name | None = None
+    force: Flag = True
     existing: tuple[bool, bool] = (False, False)
-
-    def __post_init__(self) -> None:
-        self.table_name = require_name("table_name", self.table_name)
-        self.schema = optional_name("schema", self.schema)
-        self.force = require_flag("force", self.force)
 
     def statements(self, notes: Notes) -> Iterator[str]:
         alter = f"ALTER TABLE {quote_qualified(self.schema, self.table_name)}"
@@ -49,12 +44,8 @@ class RowSecurityOp(TenancyOp):
 
     def reverse(self) -> RowSecurityOp:
         enabled, forced = self.existing
-        return (EnableRLSOp if enabled else DisableRLSOp)(
-            self.table_name,
-            schema=self.schema,
-            force=forced,
-            existing=(self.enable, self.force),
-        )
+        cls = EnableRLSOp if enabled else DisableRLSOp
+        return self.converted(cls, force=forced, existing=(self.enable, self.force))
 
 
 @directive("enable_rls")
@@ -100,7 +91,7 @@ class DisableRLSOp(RowSecurityOp):
     enable = False
 
     _: KW_ONLY
-    force: bool = False
+    force: Flag = False
     existing: tuple[bool, bool] = (True, True)
 
 
@@ -130,14 +121,13 @@ class CreatePolicyOp(TenancyOp):
     """
 
     policy: Policy
-    table_name: str
+    table_name: Name
     _: KW_ONLY
-    schema: str | None = None
+    schema: Name | None = None
     comment: str | None = None
 
     def __post_init__(self) -> None:
-        self.table_name = require_name("table_name", self.table_name)
-        self.schema = optional_name("schema", self.schema)
+        super().__post_init__()
         if self.comment is not None:
             if not isinstance(self.comment, str):
                 raise TypeError(f"comment is a text or None, not {self.comment!r}")
@@ -193,9 +183,7 @@ class CreatePolicyOp(TenancyOp):
             yield f"COMMENT ON POLICY {target} IS {quote_literal(self.comment)}"
 
     def reverse(self) -> DropPolicyOp:
-        return DropPolicyOp(
-            self.policy, self.table_name, schema=self.schema, comment=self.comment
-        )
+        return self.converted(DropPolicyOp)
 
 
 @directive("drop_policy")
@@ -217,14 +205,10 @@ class DropPolicyOp(TenancyOp):
     """
 
     policy: Policy
-    table_name: str
+    table_name: Name
     _: KW_ONLY
-    schema: str | None = None
+    schema: Name | None = None
     comment: str | None = None
-
-    def __post_init__(self) -> None:
-        self.table_name = require_name("table_name", self.table_name)
-        self.schema = optional_name("schema", self.schema)
 
     @classmethod
     def from_directive(
@@ -241,9 +225,7 @@ class DropPolicyOp(TenancyOp):
         yield f"DROP POLICY {target}"
 
     def reverse(self) -> CreatePolicyOp:
-        return CreatePolicyOp(
-            self.policy, self.table_name, schema=self.schema, comment=self.comment
-        )
+        return self.converted(CreatePolicyOp)
 
 
 @directive("alter_policy")
@@ -272,10 +254,12 @@ class AlterPolicyOp(TenancyOp):
     :raises ValueError: nothing is altered.
     """
 
-    policy_name: str
-    table_name: str
+    labels: ClassVar[dict[str, str]] = {"policy_name": "policy"}
+
+    policy_name: Name
+    table_name: Name
     _: KW_ONLY
-    schema: str | None = None
+    schema: Name | None = None
     roles: str | Sequence[str] | None = None
     existing_roles: Sequence[str] | None = None
     using: Condition | None = None
@@ -284,10 +268,8 @@ class AlterPolicyOp(TenancyOp):
     existing_with_check: Condition | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         what = f"policy {self.policy_name!r}"
-        self.policy_name = require_name("policy", self.policy_name)
-        self.table_name = require_name("table_name", self.table_name)
-        self.schema = optional_name("schema", self.schema)
         self.using = expression_text(self.using, f"{what}: using")
         self.with_check = expression_text(self.with_check, f"{what}: with_check")
         if self.roles is not None:
@@ -305,17 +287,10 @@ class AlterPolicyOp(TenancyOp):
         yield f"ALTER POLICY {target}{clauses}"
 
     def reverse(self) -> AlterPolicyOp:
-        return AlterPolicyOp(
-            self.policy_name,
-            self.table_name,
-            schema=self.schema,
-            using=self.existing_using,
-            with_check=self.existing_with_check,
-            roles=self.existing_roles,
-            existing_using=self.using,
-            existing_with_check=self.with_check,
-            existing_roles=self.roles,
-        )
+        parts = ("using", "with_check", "roles")
+        new = {part: getattr(self, f"existing_{part}") for part in parts}
+        old = {f"existing_{part}": getattr(self, part) for part in parts}
+        return self.converted(AlterPolicyOp, **new, **old)
 
 
 def _policy_on_table(policy: str, schema: str | None, table: str) -> str:
@@ -360,17 +335,11 @@ class AlterTableOwnerOp(TenancyOp):
     :raises ValueError: for what is not a name.
     """
 
-    table_name: str
-    owner: str
+    table_name: Name
+    owner: Name
     _: KW_ONLY
-    schema: str | None = None
-    existing_owner: str | None = None
-
-    def __post_init__(self) -> None:
-        self.table_name = require_name("table_name", self.table_name)
-        self.owner = require_name("owner", self.owner)
-        self.schema = optional_name("schema", self.schema)
-        self.existing_owner = optional_name("existing_owner", self.existing_owner)
+    schema: Name | None = None
+    existing_owner: Name | None = None
 
     def statements(self, notes: Notes) -> Iterator[str]:
         table = quote_qualified(self.schema, self.table_name)
@@ -382,9 +351,5 @@ class AlterTableOwnerOp(TenancyOp):
                 f"alter_table_owner({self.table_name!r}) has no reverse without "
                 f"existing_owner"
             )
-        return AlterTableOwnerOp(
-            self.table_name,
-            self.existing_owner,
-            schema=self.schema,
-            existing_owner=self.owner,
-        )
+        owner, existing = self.existing_owner, self.owner
+        return self.converted(AlterTableOwnerOp, owner=owner, existing_owner=existing)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
-from sqlalchemy_tenants.arguments import require_name
 from sqlalchemy_tenants.policies import (
     quote_dollar,
     quote_literal,
@@ -16,7 +15,7 @@ from sqlalchemy_tenants.policies import (
 from sqlalchemy_tenants.roles import do_block
 from sqlalchemy_tenants.tenancy import Tenancy
 
-from .base import TenancyOp, directive, function_name, optional_name
+from .base import Name, TenancyOp, directive, function_name
 from .notes import OWNED_COMMENT, Membership, Notes, notice
 from .privileges import GrantPrivilegesOp, RevokePrivilegesOp
 from .roles import create_group_role_sql, drop_group_role_sql, grant_group_role_sql
@@ -77,12 +76,6 @@ class CreateTenancyOp(_TenancyNamesOp):
 
     The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
 
-    :param role_prefix: beginning of the names of tenants' roles.
-    :param tenants_role: group role of all tenants.
-    :param shared_role: role of the isolation "shared".
-    :param admin_role: role of admin sessions, and of migrations.
-    :param schema: schema of the function.
-    :param setting: custom parameter that carries the tenant of the shared role.
     :raises TypeError: for a value of another type.
     :raises ValueError: for names that PostgreSQL would refuse, or that collide.
     """
@@ -118,7 +111,7 @@ class CreateTenancyOp(_TenancyNamesOp):
             yield "END IF;"
 
     def reverse(self) -> DropTenancyOp:
-        return DropTenancyOp(self.tenancy)
+        return self.converted(DropTenancyOp)
 
 
 @directive("drop_tenancy")
@@ -135,12 +128,6 @@ class DropTenancyOp(_TenancyNamesOp):
 
     The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
 
-    :param role_prefix: beginning of the names of tenants' roles.
-    :param tenants_role: group role of all tenants.
-    :param shared_role: role of the isolation "shared".
-    :param admin_role: role of admin sessions, and of migrations.
-    :param schema: schema of the function.
-    :param setting: custom parameter that carries the tenant of the shared role.
     :raises TypeError: for a value of another type.
     :raises ValueError: for names that PostgreSQL would refuse, or that collide.
     """
@@ -164,7 +151,7 @@ class DropTenancyOp(_TenancyNamesOp):
         yield drop_group_role_sql(tenants, keep_members=tenancy.role_prefix)
 
     def reverse(self) -> CreateTenancyOp:
-        return CreateTenancyOp(self.tenancy)
+        return self.converted(CreateTenancyOp)
 
 
 def _create_schema_sql(schema: str) -> str:
@@ -218,18 +205,17 @@ class ReplaceTenantFunctionOp(TenancyOp):
 
     reverse_only = ("existing", "existing_owner")
 
-    schema: str
+    schema: Name
     definition: str | None
     _: KW_ONLY
-    owner: str | None = None
+    owner: Name | None = None
     existing: str | None = None
     existing_owner: str | None = None
 
     def __post_init__(self) -> None:
-        self.schema = require_name("schema", self.schema)
+        super().__post_init__()
         if self.definition is not None and not isinstance(self.definition, str):
             raise TypeError(f"definition is SQL text or None, not {self.definition!r}")
-        self.owner = optional_name("owner", self.owner)
 
     def statements(self, notes: Notes) -> Iterator[str]:
         function = function_name(self.schema)
@@ -241,10 +227,10 @@ class ReplaceTenantFunctionOp(TenancyOp):
             yield f"ALTER FUNCTION {function} OWNER TO {quote_name(self.owner)}"
 
     def reverse(self) -> ReplaceTenantFunctionOp:
-        return ReplaceTenantFunctionOp(
-            self.schema,
-            self.existing,
-            owner=self.existing_owner,
+        return self.converted(
+            ReplaceTenantFunctionOp,
+            definition=self.existing,
             existing=self.definition,
+            owner=self.existing_owner,
             existing_owner=self.owner,
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from sqlalchemy import MetaData
 
-from sqlalchemy_tenants.arguments import require_flag, require_names
+from sqlalchemy_tenants.arguments import require_names
 from sqlalchemy_tenants.declare import require_tenant_of
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import (
@@ -19,11 +18,12 @@ from sqlalchemy_tenants.roles import (
 )
 from sqlalchemy_tenants.tenancy import Tenancy, TenantId, tenant_text
 
-from .base import TenancyOp, directive
+from .base import Flag, TenancyOp, directive
 from .notes import (
     OWNED_COMMENT,
     Membership,
     Notes,
+    if_lines,
     indented,
     is_owned,
     notice,
@@ -40,26 +40,25 @@ class _TenantRoleOp(TenancyOp):
     logins: Sequence[str] = ()
     role_prefix: str = "tenant_"
     tenants_role: str = "tenants"
-    undo: bool = False
+    undo: Flag = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.tenant = tenant_text(self.tenant)
         self.logins = tuple(require_names("login", self.logins))
-        self.undo = require_flag("undo", self.undo)
         self.tenancy = Tenancy.recorded(
             role_prefix=self.role_prefix,
             tenants_role=self.tenants_role,
         )
         self.role = self.tenancy.role_for(self.tenant)
 
-    def _reversed(self, cls: type[Any]) -> Any:
-        return cls(
-            self.tenant,
-            logins=self.logins,
-            role_prefix=self.role_prefix,
-            tenants_role=self.tenants_role,
-            undo=not self.undo,
-        )
+    def _dropped(self, *, created: bool) -> str:
+        """Return the note that the role was dropped.
+
+        :param created: and that an operation had created it.
+        """
+        what = "dropped own role" if created else "dropped role"
+        return quote_literal(f"{what} {quote_name(self.role)}. ")
 
 
 @directive("create_tenant_role")
@@ -78,10 +77,10 @@ class CreateTenantRoleOp(_TenantRoleOp):
         unless given, which suits development.
     :param role_prefix: see :class:`sqlalchemy_tenants.Tenancy`.
     :param tenants_role: see :class:`sqlalchemy_tenants.Tenancy`.
+    :param undo: as in downgrades: create only what the upgrade dropped in this
+        database.
     :raises InvalidTenant: for what cannot identify a tenant.
     """
-
-    reverse_only = ("undo",)
 
     def require_fit(self, collections: Iterable[MetaData] | None) -> None:
         # not a tenant that the models cannot hold: they may have changed since
@@ -89,36 +88,56 @@ class CreateTenantRoleOp(_TenantRoleOp):
             require_tenant_of(self.tenant, metadata, held=False)
 
     def statements(self, notes: Notes) -> Iterator[str]:
-        role, tenants_role = quote_name(self.role), quote_name(self.tenants_role)
-        literal = quote_literal(self.role)
+        is_dropped = notes.has(self._dropped(created=False), strict=False)
+        condition = is_dropped if self.undo else None
+        yield self._create_sql(notes, condition)
+        for login in self.logins or (None,):
+            membership = Membership(self.role, login, notes)
+            noted = unless_owned_lines(
+                self.role, membership.note_granted(inherits=False)
+            )
+            yield grant_login_sql(
+                membership, login, [] if self.undo else noted, condition
+            )
+        if self.undo:
+            lines = notes.remove(self._dropped(created=False))
+            lines += notes.remove(self._dropped(created=True))
+            yield do_block(lines, notes.declare)
+
+    def _create_sql(self, notes: Notes, condition: str | None) -> str:
+        name, group = quote_name(self.role), quote_name(self.tenants_role)
+        role, tenants_role = map(quote_literal, (self.role, self.tenants_role))
+        as_tenant = Membership(self.tenants_role, self.role, notes)
+        comment = [f"COMMENT ON ROLE {name} IS {quote_literal(OWNED_COMMENT)};"]
+        if self.undo:
+            was_created = notes.has(self._dropped(created=True), strict=False)
+            comment = if_lines(was_created, comment)
         refusal = quote_literal(
             f"role {self.role} is no tenant: it may bypass policies"
         )
-        as_tenant = Membership(self.tenants_role, self.role, notes)
         lines = [
             f"{create_role_sql(self.role, self.tenants_role)};",
-            f"COMMENT ON ROLE {role} IS {quote_literal(OWNED_COMMENT)};",
+            *comment,
+        ]
+        lines = [
+            *if_lines(condition, lines),
             "EXCEPTION WHEN duplicate_object OR unique_violation THEN",
             # somebody's account must not become a tenant by its name
-            f"  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal}"
+            f"  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {role}"
             " AND (rolsuper OR rolbypassrls OR rolcreaterole)) THEN",
             "    RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = "
             f"{refusal}, HINT = 'Rename that role, or choose another role prefix.';",
             "  END IF;",
             "  BEGIN",
-            f"    GRANT {tenants_role} TO {role};",
+            f"    GRANT {group} TO {name};",
             *indented(indented(as_tenant.note_granted(inherits=False))),
-            *indented(unless_granted_lines(quote_literal(self.tenants_role), literal)),
+            *indented(unless_granted_lines(tenants_role, role)),
             "  END;",
         ]
-        yield do_block(lines, as_tenant.declare)
-        for login in self.logins or (None,):
-            membership = Membership(self.role, login, notes)
-            yield grant_login_sql(membership, login, unless_owned=True)
+        return do_block(lines, as_tenant.declare)
 
     def reverse(self) -> DropTenantRoleOp:
-        reversed_op: DropTenantRoleOp = self._reversed(DropTenantRoleOp)
-        return reversed_op
+        return self.converted(DropTenantRoleOp, undo=not self.undo)
 
 
 @directive("drop_tenant_role")
@@ -146,15 +165,17 @@ class DropTenantRoleOp(_TenantRoleOp):
     def statements(self, notes: Notes) -> Iterator[str]:
         drop = f"DROP ROLE IF EXISTS {quote_name(self.role)};"
         if not self.undo:
-            yield do_block([drop, *unless_dropped_lines(self.role)])
+            exists = f"pg_catalog.to_regrole({quote_literal(quote_name(self.role))})"
+            note = notes.add(self._dropped(created=False))
+            note += if_lines(
+                is_owned(self.role), notes.add(self._dropped(created=True))
+            )
+            lines = [*if_lines(f"{exists} IS NOT NULL", note), drop]
+            lines += unless_dropped_lines(self.role)
+            yield do_block(lines, notes.declare)
             return
-        lines = [
-            f"IF {is_owned(self.role)} THEN",
-            f"  {drop}",
-            "ELSE",
-            "  " + notice(f"role {self.role} was not created here, left alone"),
-            "END IF;",
-        ]
+        left = notice(f"role {self.role} was not created here, left alone")
+        lines = if_lines(is_owned(self.role), [drop], [left])
         lines = unless_needed(self.tenants_role, lines)
         yield do_block([*lines, *unless_dropped_lines(self.role)])
         logins = Membership(self.role, None, notes)
@@ -163,26 +184,29 @@ class DropTenantRoleOp(_TenantRoleOp):
         yield as_tenant.undo_grant(needed=self.tenants_role)
 
     def reverse(self) -> CreateTenantRoleOp:
-        reversed_op: CreateTenantRoleOp = self._reversed(CreateTenantRoleOp)
-        return reversed_op
+        return self.converted(CreateTenantRoleOp, undo=not self.undo)
 
 
 def grant_login_sql(
-    membership: Membership, login: str | None, *, unless_owned: bool = False
+    membership: Membership,
+    login: str | None,
+    noted: Iterable[str],
+    condition: str | None = None,
 ) -> str:
-    """Return the statement that lets a login act as a tenant, and notes that it did.
+    """Return the statement that lets a login act as a tenant.
 
-    :param unless_owned: note nothing where an operation created the role.
+    :param noted: lines that note it.
+    :param condition: when it does.
     """
-    noted = membership.note_granted(inherits=False)
-    if unless_owned:
-        noted = unless_owned_lines(membership.group, noted)
-    lines = [
-        *grant_tenant_lines(membership.group, login),
-        *noted,
-        *unless_granted_lines(quote_literal(membership.group), membership.member),
-    ]
-    return do_block(lines, membership.declare)
+    lines = [*grant_tenant_lines(membership.group, login), *noted]
+    group = quote_literal(membership.group)
+    return do_block(
+        [
+            *if_lines(condition, lines),
+            *unless_granted_lines(group, membership.member),
+        ],
+        membership.declare,
+    )
 
 
 @dataclass(eq=False)
@@ -220,25 +244,20 @@ class GrantTenantRoleOp(_LoginsOp):
         for login in self.logins:
             membership = Membership(self.role, login, notes)
             if not self.undo:
-                yield grant_login_sql(membership, login)
+                noted = membership.note_granted(inherits=False)
+                yield grant_login_sql(membership, login, noted)
                 continue
             names = [
                 f"pg_catalog.to_regrole({quote_literal(quote_name(each))}) IS NOT NULL"
                 for each in (self.role, login)
             ]
-            lines = [
-                f"IF {notes.has(membership.revoked, strict=False)} THEN",
-                f"  IF {' AND '.join(names)} THEN",
-                *indented(indented(grant_tenant_lines(self.role, login))),
-                "  END IF;",
-                *indented(notes.remove(membership.revoked)),
-                "END IF;",
-            ]
-            yield do_block(unless_needed(self.tenants_role, lines))
+            lines = if_lines(" AND ".join(names), grant_tenant_lines(self.role, login))
+            lines += notes.remove(membership.revoked)
+            lines = if_lines(notes.has(membership.revoked, strict=False), lines)
+            yield do_block(unless_needed(self.tenants_role, lines), notes.declare)
 
     def reverse(self) -> RevokeTenantRoleOp:
-        reversed_op: RevokeTenantRoleOp = self._reversed(RevokeTenantRoleOp)
-        return reversed_op
+        return self.converted(RevokeTenantRoleOp, undo=not self.undo)
 
 
 @directive("revoke_tenant_role")
@@ -271,5 +290,4 @@ class RevokeTenantRoleOp(_LoginsOp):
                 yield membership.revoke(tolerant=True)
 
     def reverse(self) -> GrantTenantRoleOp:
-        reversed_op: GrantTenantRoleOp = self._reversed(GrantTenantRoleOp)
-        return reversed_op
+        return self.converted(GrantTenantRoleOp, undo=not self.undo)

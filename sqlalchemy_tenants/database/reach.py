@@ -122,11 +122,9 @@ _LOGIN = text(
         coalesce(pg_catalog.pg_has_role(r.oid, tenants.oid, 'USAGE'), false)
             AS inherits,
         EXISTS (
-            SELECT FROM pg_catalog.pg_auth_members m
-            JOIN pg_catalog.pg_auth_members act ON act.roleid = m.member
-            JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member
-            WHERE m.roleid = tenants.oid AND act.member = r.oid
-            AND pg_catalog.starts_with(tenant.rolname, :role_prefix)
+            SELECT FROM pg_catalog.pg_roles tenant
+            WHERE pg_catalog.starts_with(tenant.rolname, :role_prefix)
+            AND pg_catalog.pg_has_role(r.oid, tenant.oid, 'MEMBER')
         ) AS acts_as_tenants
     FROM pg_catalog.pg_roles r
     LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role

@@ -272,6 +272,88 @@ OBJECTS += [
 ]
 
 
+# --- what somebody may act as, or owns -----------------------------------------------
+
+_LOG = """
+CREATE TABLE log (body text);
+GRANT SELECT ON log TO tenants;
+CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ BEGIN INSERT INTO public.log VALUES (NEW.body); RETURN NEW; END $$;
+CREATE TRIGGER log AFTER UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION log();
+UPDATE notes SET body = body;
+"""
+
+REACHABLE = [
+    Leak(
+        "tenants may act as a superuser, or as a role with `BYPASSRLS`",
+        reads("SET ROLE dba", "TABLE notes"),
+        "`REVOKE` that role",
+        "REVOKE dba FROM tenants",
+        setup="DROP ROLE IF EXISTS dba; CREATE ROLE dba BYPASSRLS;"
+        "GRANT SELECT ON notes TO dba; GRANT USAGE ON SCHEMA public TO dba;"
+        "GRANT dba TO tenants",
+        finding="role-bypasses-rls",
+    ),
+    Leak(
+        "tenants may act as the admin role",
+        reads("SET ROLE tenants_admin", "SET tenancy.tenant = ''", "TABLE notes"),
+        "`REVOKE tenants_admin FROM tenants`; autogenerate writes it",
+        "REVOKE tenants_admin FROM tenants",
+        setup="GRANT tenants_admin TO tenants",
+        finding="role-is-admin",
+    ),
+    Leak(
+        "a tenant may act as another",
+        reads("SET ROLE tenant_globex", "TABLE notes"),
+        "`REVOKE` that role; autogenerate writes it",
+        "REVOKE tenant_globex FROM tenant_acme",
+        setup="GRANT tenant_globex TO tenant_acme",
+        finding="role-acts-as-tenant",
+        by=("login",),
+    ),
+    Leak(
+        "tenants own `current_tenant()`",
+        reads(
+            "CREATE OR REPLACE FUNCTION tenancy.current_tenant() RETURNS text"
+            " LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN 'globex'; END $$",
+            "TABLE notes",
+        ),
+        "give it back to the role that migrates; autogenerate refuses to go on",
+        "ALTER FUNCTION tenancy.current_tenant() OWNER TO owner;"
+        "REVOKE CREATE ON SCHEMA tenancy FROM tenants",
+        setup="GRANT CREATE ON SCHEMA tenancy TO tenants;"
+        "ALTER FUNCTION tenancy.current_tenant() OWNER TO tenants",
+        finding="role-owns-function",
+    ),
+    Leak(
+        "a table without a mark that tenants may use",
+        reads("TABLE old"),
+        "mark it, or `REVOKE` the privileges",
+        "REVOKE ALL ON old FROM tenants",
+        setup="CREATE TABLE old AS SELECT body FROM notes; " + _GRANT.format("old"),
+        finding="table-unmarked",
+    ),
+    Leak(
+        "a `SECURITY DEFINER` function of another tenant",
+        reads("SELECT f()"),
+        "another owner, or `REVOKE EXECUTE … FROM PUBLIC`",
+        "REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC",
+        setup="CREATE FUNCTION f() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER"
+        " AS 'SELECT body FROM public.notes'; ALTER FUNCTION f() OWNER TO"
+        " tenant_globex",
+        finding="function-bypasses-rls",
+    ),
+    Leak(
+        "a trigger with a `SECURITY DEFINER` function that copies rows",
+        reads("TABLE log"),
+        "let it write into a table with a mark",
+        "DROP TRIGGER log ON notes; REVOKE ALL ON log FROM tenants",
+        setup=_LOG,
+        finding="trigger-bypasses-rls",
+    ),
+]
+
+
 # --- keys and what is not a row ------------------------------------------------------
 
 
@@ -608,6 +690,7 @@ SECTIONS: dict[str, list[Leak]] = {
     "Becoming another": ROLES,
     "Dropping the policies": POLICIES,
     "Other objects": OBJECTS,
+    "What tenants may act as, or own": REACHABLE,
     "Keys": KEYS,
     "Catalog and statistics": CATALOG,
     "What sessions share": SHARED,
