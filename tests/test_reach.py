@@ -183,6 +183,65 @@ ERRORS: list[tuple[str, str, str]] = [
         "table-distributed",
         "public.pg_dist_partition",
     ),
+    ("ALTER ROLE tenants_admin BYPASSRLS", "role-bypasses-rls", "tenants_admin"),
+    (
+        TENANT + "ALTER ROLE tenant_acme SUPERUSER",
+        "role-bypasses-rls",
+        "tenant_acme",
+    ),
+    # one tenant, or the shared role, may do what all may not
+    ("GRANT CREATE ON SCHEMA public TO tenants_shared", "schema-open", "public"),
+    (TENANT + "GRANT CREATE ON SCHEMA public TO tenant_acme", "schema-open", "public"),
+    (
+        TENANT + "CREATE ROLE ops; GRANT ops TO tenant_acme;"
+        "GRANT CREATE ON SCHEMA tenancy TO ops",
+        "schema-open",
+        "tenancy",
+    ),
+    *(
+        (
+            f"{TENANT} CREATE SCHEMA old; CREATE TABLE old.notes (id int); {usable};"
+            "GRANT SELECT ON old.notes TO tenants, PUBLIC",
+            "table-unmarked",
+            '"old".notes',
+        )
+        for usable in (
+            "GRANT USAGE ON SCHEMA old TO tenants_shared",
+            "GRANT USAGE ON SCHEMA old TO tenant_acme",
+            "ALTER SCHEMA old OWNER TO tenant_acme",
+        )
+    ),
+    *(
+        (
+            f"{TENANT} CREATE TABLE heir () INHERITS (texts);"
+            f"GRANT SELECT ON heir TO {role}",
+            "heir-open",
+            "public.heir",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    *(
+        (
+            f"{TENANT} CREATE VIEW v AS TABLE texts; GRANT SELECT ON v TO {role}",
+            "view-bypasses-rls",
+            "public.v",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    (
+        "CREATE TABLE stray (id int) PARTITION BY LIST (id);"
+        "GRANT SELECT ON stray TO tenants",
+        "table-unmarked",
+        "public.stray",
+    ),
+    *(
+        (
+            f"CREATE TABLE stray (id int); GRANT {privilege} ON stray TO tenants",
+            "table-unmarked",
+            "public.stray",
+        )
+        for privilege in ("UPDATE", "DELETE", "TRUNCATE")
+    ),
 ]
 
 WARNINGS: list[tuple[str, str, str]] = [
@@ -235,6 +294,17 @@ WARNINGS: list[tuple[str, str, str]] = [
         "REVOKE EXECUTE ON FUNCTION set_config(text, text, boolean) FROM PUBLIC",
         "owner-without-set-config",
         "owner",
+    ),
+    (
+        f"CREATE ROLE robot IN ROLE tenants_admin; CREATE FUNCTION f() {DEFINER};"
+        "ALTER FUNCTION f() OWNER TO robot",
+        "function-bypasses-rls",
+        "f()",
+    ),
+    (
+        "CREATE VIEW v WITH (security_invoker = 'off') AS TABLE texts",
+        "view-bypasses-rls",
+        "public.v",
     ),
 ]
 
