@@ -400,6 +400,6 @@ def test_a_reader_named_by_one_of_our_policies_keeps_what_it_has(
     )
     caplog.clear()
     source = upgrade_of(project.autogenerate())
-    assert "op.alter_policy('tenant_isolation'" in source
+    assert "op.alter_policy(" in source
     assert "op.revoke_privileges" not in source
     assert warnings(caplog, "names-changed") == []
