@@ -242,6 +242,12 @@ ERRORS: list[tuple[str, str, str]] = [
         )
         for privilege in ("UPDATE", "DELETE", "TRUNCATE")
     ),
+    (
+        "CREATE ROLE ops; GRANT ops TO tenants; GRANT TRUNCATE ON texts TO ops",
+        "privilege-bypasses-rls",
+        "public.texts",
+    ),
+    ("GRANT TRUNCATE ON texts TO tenants_admin", "privilege-bypasses-rls", "public."),
 ]
 
 WARNINGS: list[tuple[str, str, str]] = [
@@ -306,6 +312,17 @@ WARNINGS: list[tuple[str, str, str]] = [
         "view-bypasses-rls",
         "public.v",
     ),
+    *(
+        (
+            f"{TENANT} CREATE FUNCTION f() {DEFINER};"
+            f"REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC;"
+            f"GRANT EXECUTE ON FUNCTION f() TO {role}",
+            "function-bypasses-rls",
+            "f()",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    (f"CREATE FUNCTION pg_catalog.f() {DEFINER}", "function-bypasses-rls", "f()"),
 ]
 
 

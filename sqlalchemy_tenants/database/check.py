@@ -106,13 +106,15 @@ class _Checked:
     def opened(
         self, schema: str, holders: list[str], owner: str | None = None
     ) -> list[str]:
-        """Return who lets tenants use a relation.
+        """Return who lets tenants use a relation, or call a function.
 
         :param holders: who holds privileges on it.
         """
+        # everybody may use the schemas that are not read: those of the system
         state = self.database.schemas.get(schema)
-        is_usable = state is not None and (
-            self.belongs_to("tenants", state.owner)
+        is_usable = (
+            state is None
+            or self.belongs_to("tenants", state.owner)
             or any(
                 grant.privilege == "USAGE" and self.gives_tenants(grant.role)
                 for grant in state.grants
@@ -479,7 +481,10 @@ def _check_table(
         (grant.privilege, grant.role)
         for grant in table.grants
         if grant.privilege not in TENANT_PRIVILEGES
-        and checked.expected.reaches_tenants(grant.role)
+        and (
+            grant.role == checked.tenancy.admin_role
+            or checked.gives_tenants(grant.role)
+        )
     }
     for privilege, role in sorted(beyond):
         grantee = quote_grantee(role)
@@ -670,6 +675,8 @@ def _check_definers(checked: _Checked) -> Iterator[Finding]:
     for row in checked.reach.definers:
         table = marked.get((row.nspname, row.relname))
         if row.kind != "function" and table is None:
+            continue
+        if row.kind == "function" and not checked.opened(row.nspname, row.callers):
             continue
         is_tenants = checked.expected.is_tenant(row.owner)
         if not (row.is_exempt or row.acts_as or is_tenants):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from ..policies import quote_name
 from ..tenancy import Tenancy
-from .catalog import _FIRST_OID, _USER_SCHEMAS, holders
+from .catalog import _FIRST_OID, _FUNCTION_ACL, _USER_SCHEMAS, holders
 
 #: Predefined roles that lead past the policies, or to others' data, and what they do.
 PREDEFINED = {
@@ -184,11 +184,11 @@ _OPEN = text(
     """
 )
 
-# Functions that tenants may call, functions of triggers, and rules: what runs with the
-# rights of somebody else. One row each, with who this is.
+# Functions, functions of triggers, and rules: what runs with the rights of somebody
+# else. One row each, with who this is, and of functions who may call them.
 _DEFINERS = text(
     f"""
-    SELECT d.kind, d.name, d.nspname, d.relname, o.rolname AS owner,
+    SELECT d.kind, d.name, d.nspname, d.relname, d.callers, o.rolname AS owner,
         o.rolsuper OR o.rolbypassrls AS is_exempt,
         ARRAY(
             SELECT r.rolname FROM pg_catalog.pg_roles r
@@ -197,23 +197,26 @@ _DEFINERS = text(
         ) AS acts_as
     FROM (
         SELECT 'function' AS kind, p.oid::pg_catalog.regprocedure::text AS name,
-            p.proowner AS owner, NULL::name AS nspname, NULL::name AS relname
+            p.proowner AS owner, n.nspname, NULL::name AS relname, ARRAY(
+                SELECT CASE WHEN x.grantee = 0 THEN 'public'
+                    ELSE pg_catalog.pg_get_userbyid(x.grantee) END
+                FROM pg_catalog.aclexplode({_FUNCTION_ACL}) x
+                WHERE x.grantee <> p.proowner
+            ) AS callers
         FROM pg_catalog.pg_proc p
-        JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
         WHERE p.prosecdef
         AND p.prorettype NOT IN (
             'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
-        AND pg_catalog.has_function_privilege(tenants.oid, p.oid, 'EXECUTE')
-        AND pg_catalog.has_schema_privilege(tenants.oid, p.pronamespace, 'USAGE')
         UNION ALL
-        SELECT 'trigger', t.tgname, p.proowner, n.nspname, c.relname
+        SELECT 'trigger', t.tgname, p.proowner, n.nspname, c.relname, NULL
         FROM pg_catalog.pg_trigger t
         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE p.prosecdef AND NOT t.tgisinternal
         UNION ALL
-        SELECT 'rule', w.rulename, c.relowner, n.nspname, c.relname
+        SELECT 'rule', w.rulename, c.relowner, n.nspname, c.relname, NULL
         FROM pg_catalog.pg_rewrite w
         JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind IN ('r', 'p')
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -284,7 +287,7 @@ def read_reach(
         owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
         around=rows(_AROUND),
         open=rows(_OPEN),
-        definers=rows(_DEFINERS, "tenants_role", readers=list(readers)),
+        definers=rows(_DEFINERS, readers=list(readers)),
         distributed=distributed,
         without_set_config=[
             row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
