@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
-from sqlalchemy.exc import DBAPIError
 
 from . import roles
-from .arguments import require_name
+from .arguments import require_flag, require_name
+from .claims import claim_transaction
 from .declare import require_tenant_of
 from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
-from .scope import Scope, enter_scope, explain, tenant_scope, two_phase_error
+from .refusals import noting, refuse
+from .scope import Scope, enter_scope, tenant_scope, two_phase_error
 from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sqlalchemy_tenants")
 
 _S = TypeVar("_S", bound=ScopedSession)
+_C = TypeVar("_C")
 
 # Tenants in one transaction of create_tenants(): a few hundred round trips less, and
 # far from the server's limit of locks in one transaction.
@@ -39,13 +41,13 @@ class DBManager(ABC):
 
     @abstractmethod
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractContextManager[TenantSession]:
         """Open a session of one tenant."""
 
     @abstractmethod
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractContextManager[TenantSession]:
         """The same as :meth:`new_session`."""
 
@@ -105,6 +107,8 @@ class PostgresManager(DBManager):
         metadata: MetaData | None,
         tenancy: Tenancy,
         session_options: Mapping[str, Any],
+        session_class: type[TenantSession] = TenantSession,
+        create_if_missing: bool = True,
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -113,6 +117,8 @@ class PostgresManager(DBManager):
         self._metadata = metadata
         self._tenancy = tenancy
         self._session_options = session_options
+        self._session_class = session_class
+        self._create_if_missing = create_if_missing
         self._login_name: str | None = None
 
     @classmethod
@@ -126,6 +132,9 @@ class PostgresManager(DBManager):
         metadata: MetaData | None = None,
         tenancy: Tenancy | None = None,
         session_options: Mapping[str, Any] | None = None,
+        session_class: type[TenantSession] = TenantSession,
+        create_if_missing: bool = True,
+        **unknown: Never,
     ) -> Self:
         """Return a manager.
 
@@ -141,28 +150,22 @@ class PostgresManager(DBManager):
         :param tenancy: names of roles and setting, unless ``metadata`` has them.
         :param session_options: further arguments of the sessions, as in
             ``{"expire_on_commit": False}``.
+        :param session_class: what :meth:`new_session` opens: a subclass of
+            :class:`.TenantSession`, as one that adds methods of another library.
+        :param create_if_missing: whether :meth:`new_session` creates a tenant that does
+            not exist, unless it is told otherwise. Say ``False`` where requests name
+            the tenant: a late request of a deleted tenant would create it again.
         :raises ScopeError: for an engine of another database than PostgreSQL.
         :raises TypeError: for an argument of another type, as an async engine.
         """
+        require_known(unknown)
         if isolation not in ("role", "shared"):
             raise ValueError(f'isolation is "role" or "shared", not {isolation!r}')
         if schema is not None:
             require_name("schema", schema)
         if admin_engine is None:
             admin_engine = engine
-        for what, each in (("engine", engine), ("admin_engine", admin_engine)):
-            if not isinstance(each, Engine):
-                raise TypeError(
-                    f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
-                    f"for an AsyncEngine import the manager from "
-                    f"sqlalchemy_tenants.aio.managers"
-                )
-            if each.dialect.name != "postgresql":
-                raise ScopeError(
-                    f"tenants need PostgreSQL; this engine's dialect is "
-                    f"{each.dialect.name!r}"
-                )
-            driver_of(each.dialect).register(each.dialect)
+        _require_engines(engine, admin_engine)
         configured = None if metadata is None else Tenancy.of(metadata)
         options = _session_options(session_options)
         return cls(
@@ -173,29 +176,32 @@ class PostgresManager(DBManager):
             metadata=metadata,
             tenancy=Tenancy.given(configured if tenancy is None else tenancy),
             session_options=options,
+            session_class=require_session_class(session_class, TenantSession),
+            create_if_missing=require_flag("create_if_missing", create_if_missing),
         )
 
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractContextManager[TenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it.
 
         It begins its first transaction at once. Leaving the block closes it and rolls
         back what was not committed.
 
-        :param create_if_missing: create the tenant where it does not exist.
+        :param create_if_missing: create the tenant where it does not exist; ``None``
+            for what the manager was given.
         :raises InvalidTenant: for what cannot identify a tenant.
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
         return _Opening(
             self,
-            partial(TenantSession, self._engine, **self.tenant_kw(tenant)),
-            create_if_missing,
+            partial(self._session_class, self._engine, **self.tenant_kw(tenant)),
+            self._create_if_missing if create_if_missing is None else create_if_missing,
         )
 
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractContextManager[TenantSession]:
         """The same as :meth:`new_session`."""
         return self.new_session(tenant, create_if_missing=create_if_missing)
@@ -216,8 +222,7 @@ class PostgresManager(DBManager):
             self, partial(AdminSession, self._admin_engine, **self.admin_kw(tenant))
         )
 
-    @contextmanager
-    def connect(self, tenant: TenantId) -> Iterator[Connection]:
+    def connect(self, tenant: TenantId) -> AbstractContextManager[Connection]:
         """Open a Core connection that sees one tenant's rows, in every transaction.
 
         It begins its first transaction at once.
@@ -226,23 +231,32 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        scope = self.tenant_scope(tenant)
-        with self._engine.connect() as connection:
-            self.start_connection(connection, scope)
-            yield connection
+        return _Connecting(self._connect(tenant))
 
-    @contextmanager
-    def begin(self, tenant: TenantId) -> Iterator[Connection]:
+    def begin(self, tenant: TenantId) -> AbstractContextManager[Connection]:
         """Open a Core connection as :meth:`connect` does, and commit at the end.
 
         :raises InvalidTenant: for what cannot identify a tenant.
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
+        return _Connecting(self._begin(tenant))
+
+    @contextmanager
+    def _connect(self, tenant: TenantId) -> Iterator[Connection]:
+        scope = self.tenant_scope(tenant)
+        with self._engine.connect() as connection:
+            self.start_connection(connection, scope)
+            with noting(scope):
+                yield connection
+
+    @contextmanager
+    def _begin(self, tenant: TenantId) -> Iterator[Connection]:
         scope = self.tenant_scope(tenant)
         with (
             self._engine.connect() as connection,
             self.start_connection(connection, scope),
+            noting(scope),
         ):
             yield connection
 
@@ -310,6 +324,10 @@ class PostgresManager(DBManager):
         """Delete a tenant: ``DROP ROLE``. Its rows stay.
 
         Also one whose text is not the canonical form, that an older version created.
+
+        Whoever creates a tenant of this name later sees them. That may be a late
+        request: :meth:`new_session` creates a tenant that does not exist, unless it,
+        or the manager, was given ``create_if_missing=False``.
 
         Under ``isolation="shared"`` there is nothing to delete.
 
@@ -393,29 +411,20 @@ class PostgresManager(DBManager):
         try:
             session.connection()
             return
-        except DBAPIError as error:
-            session.rollback()
-            refused = explain(error, session.scope, self._login_name)
-            if refused is None:
-                raise
+        except TenantNotFound as error:
             # a tenant that exists but is closed to this login stays closed
-            if not create_if_missing or not isinstance(refused, TenantNotFound):
-                raise refused from error
-        with suppress(TenantAlreadyExists):  # somebody else was faster
-            self.create_tenant(refused.tenant)
-        try:
-            session.connection()
-        except DBAPIError as error:  # deleted meanwhile
+            if not create_if_missing:
+                raise
             session.rollback()
-            raise explain(error, session.scope, self._login_name) or error from error
+            tenant = error.tenant
+        with suppress(TenantAlreadyExists):  # somebody else was faster
+            self.create_tenant(tenant)
+        session.connection()
 
     def start_connection(self, connection: Connection, scope: Scope) -> RootTransaction:
         """Confine a connection to ``scope``, and begin its first transaction."""
         confine(connection, scope)
-        try:
-            return connection.begin()
-        except DBAPIError as error:
-            raise explain(error, scope, self._login_name) or error from error
+        return connection.begin()
 
     def _keeps(self, operation: str, *tenant_ids: TenantId) -> bool:
         """Whether the database keeps tenants; a tenant that is none is refused."""
@@ -437,7 +446,41 @@ class PostgresManager(DBManager):
         return self._login_name
 
 
-class _Opening(AbstractContextManager[_S], Generic[_S]):
+class _Block:
+    """What says how to use it where it is used without ``with``."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{name!r}: this opens a session or a connection, and is none itself; "
+            f"write: with manager.new_session(...) as session, likewise "
+            f"admin_session(), connect() and begin()"
+        )
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(
+            "this manager is not async; write 'with' instead of 'async with', or take "
+            "the manager from sqlalchemy_tenants.aio.managers, with an AsyncEngine"
+        )
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+class _Connecting(_Block, AbstractContextManager[Connection]):
+    """Opens a connection on entering, and closes it."""
+
+    def __init__(self, block: AbstractContextManager[Connection]) -> None:
+        self._block = block
+
+    def __enter__(self) -> Connection:
+        return self._block.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> bool | None:
+        return self._block.__exit__(*exc_info)
+
+
+class _Opening(_Block, AbstractContextManager[_S], Generic[_S]):
     """Opens a session on entering, begins its first transaction, and closes it.
 
     A class, because a generator would take longer, and every session comes by here.
@@ -476,6 +519,22 @@ class _Opening(AbstractContextManager[_S], Generic[_S]):
         session.close()
 
 
+def _require_engines(engine: Engine, admin_engine: Engine) -> None:
+    for what, each in (("engine", engine), ("admin_engine", admin_engine)):
+        if not isinstance(each, Engine):
+            raise TypeError(
+                f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
+                f"for an AsyncEngine import the manager from "
+                f"sqlalchemy_tenants.aio.managers"
+            )
+        if each.dialect.name != "postgresql":
+            raise ScopeError(
+                f"tenants need PostgreSQL; this engine's dialect is "
+                f"{each.dialect.name!r}"
+            )
+        driver_of(each.dialect).register(each.dialect)
+
+
 # Arguments of sessions that are the manager's own.
 _OWN_OPTIONS = frozenset({"bind", "scope", "tenant", "isolation", "schema", "tenancy"})
 
@@ -497,6 +556,36 @@ def _session_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(options)
 
 
+# Arguments of earlier versions.
+_RENAMED = {"schema_name": "schema"}
+
+
+def require_known(unknown: Mapping[str, object]) -> None:
+    """Refuse arguments of :meth:`PostgresManager.from_engine` that are none.
+
+    :raises TypeError: there is one.
+    """
+    for name in unknown:
+        advice = f"; it is called {_RENAMED[name]!r} now" if name in _RENAMED else ""
+        raise TypeError(
+            f"from_engine() got an unexpected keyword argument {name!r}{advice}"
+        )
+
+
+def require_session_class(given: type[_C], base: type[_C]) -> type[_C]:
+    """Return an argument ``session_class``.
+
+    :raises TypeError: it is no subclass of ``base``.
+    """
+    if not isinstance(given, type) or not issubclass(given, base):
+        raise TypeError(
+            f"session_class is a subclass of {base.__name__}, not {given!r}; another "
+            f"library's session becomes one by inheriting from both, as in "
+            f"class Own({base.__name__}, Session)"
+        )
+    return given
+
+
 def confine(connection: Connection, scope: Scope) -> None:
     """Enter ``scope`` at each BEGIN of ``connection``, from now on.
 
@@ -507,12 +596,14 @@ def confine(connection: Connection, scope: Scope) -> None:
     @event.listens_for(connection, "begin")
     def begin(connection: Connection) -> None:
         try:
+            claim_transaction(connection, scope, None)
             enter_scope(connection, scope)
         except BaseException as error:
-            if not isinstance(error, DBAPIError | ScopeError):
-                connection.invalidate()  # interrupted: nobody knows its state
+            refusal = refuse(error, connection, scope)
             connection.close()
-            raise
+            if refusal is error:
+                raise
+            raise refusal from error
 
     @event.listens_for(connection, "begin_twophase")
     def begin_twophase(connection: Connection, xid: Any) -> None:

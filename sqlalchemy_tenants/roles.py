@@ -6,7 +6,8 @@ operations of migrations use the SQL, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import ARRAY, Connection, Text, bindparam, text
 from sqlalchemy.exc import DBAPIError
@@ -42,13 +43,18 @@ _LIST = text(
     """
 )
 _ROLES = bindparam("roles", type_=ARRAY(Text))
-_MEMBERS = text(
-    f"SELECT member.rolname {_FROM_MEMBERS} AND member.rolname = ANY (:roles)"
-).bindparams(_ROLES)
-_THERE = text(
-    "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY (:roles)"
+# in one statement, which sees one state of the database
+_FIND = text(
+    f"""
+    SELECT rolname, EXISTS (SELECT {_FROM_MEMBERS} AND member.oid = role.oid)
+        AS is_member
+    FROM pg_catalog.pg_roles role WHERE rolname = ANY (:roles)
+    """
 ).bindparams(_ROLES)
 _EXISTS = text(f"SELECT EXISTS (SELECT {_FROM_MEMBERS} AND member.rolname = :role)")
+
+# How often a role is created again that was deleted meanwhile.
+_ATTEMPTS = 3
 
 
 def do_block(lines: Iterable[str], declare: Sequence[str] = ()) -> str:
@@ -143,22 +149,54 @@ def create_tenant(
         may not create roles, or the migrations have not run.
     """
     _create_role(connection, tenant, tenancy)
-    execute_text(connection, grant_tenant_sql(tenancy.role_for(tenant), login))
+    with _explain_deleted([tenant]):
+        execute_text(connection, grant_tenant_sql(tenancy.role_for(tenant), login))
 
 
 def _create_role(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> None:
     role = tenancy.role_for(tenant)
-    try:
-        with connection.begin_nested():
-            execute_text(connection, create_role_sql(role, tenancy.tenants_role))
-    except DBAPIError as error:
-        if sqlstate(error) in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
-            if is_tenant(connection, tenant, tenancy):
+    for remaining in reversed(range(_ATTEMPTS)):
+        try:
+            with connection.begin_nested():
+                execute_text(connection, create_role_sql(role, tenancy.tenants_role))
+            return
+        except DBAPIError as error:
+            if sqlstate(error) not in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
+                raise _explain_create(error, tenant, role, tenancy) or error from error
+            found = _find_roles(connection, [role], tenancy)
+            if found.get(role):
                 raise TenantAlreadyExists(
                     f"tenant {tenant!r} exists: role {role!r}", tenant=tenant
                 ) from error
-            raise _not_a_tenant(role, tenant, tenancy) from error
-        raise _explain_create(error, tenant, role, tenancy) or error from error
+            if role in found:
+                raise _not_a_tenant(role, tenant, tenancy) from error
+            if not remaining:
+                raise
+            # deleted since, or not visible in a transaction of another isolation level
+
+
+def _find_roles(
+    connection: Connection, roles: Sequence[str], tenancy: Tenancy
+) -> dict[str, bool]:
+    """Return those of the roles that exist, and whether each is a tenant's."""
+    parameters = {"tenants_role": tenancy.tenants_role, "roles": list(roles)}
+    found = connection.execute(_FIND, parameters)
+    return {row.rolname: row.is_member for row in found}
+
+
+@contextmanager
+def _explain_deleted(tenants: Sequence[TenantId]) -> Iterator[None]:
+    """Say that a tenant was deleted between finding its role and granting it."""
+    try:
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) not in (UNDEFINED_OBJECT, INTERNAL_ERROR):
+            raise
+        raise TenantNotFound(
+            f"a tenant was deleted while it was to be created: {error.orig}; call this "
+            f"again",
+            tenant=tenants[0],
+        ) from error
 
 
 def _not_a_tenant(role: str, tenant: TenantId, tenancy: Tenancy) -> ScopeError:
@@ -202,16 +240,11 @@ def create_tenants(
     roles = {tenancy.role_for(tenant): tenant for tenant in tenants}
     # in order, so that two runs at the same time do not deadlock
     roles = {role: roles[role] for role in sorted(roles)}
-    there = set(connection.scalars(_THERE, {"roles": list(roles)}))
-    members = set(
-        connection.scalars(
-            _MEMBERS, {"tenants_role": tenancy.tenants_role, "roles": list(roles)}
-        )
-    )
-    for role in roles:
-        if role in there - members:
+    found = _find_roles(connection, list(roles), tenancy)
+    for role, is_member in found.items():
+        if not is_member:
             raise _not_a_tenant(role, roles[role], tenancy)
-    missing = [role for role in roles if role not in there]
+    missing = [role for role in roles if role not in found]
     if missing:
         try:
             with connection.begin_nested():
@@ -227,7 +260,8 @@ def create_tenants(
                 for role in missing
                 if _create_unless_there(connection, roles[role], tenancy)
             ]
-    _grant_roles(connection, list(roles), login)
+    with _explain_deleted(tenants):
+        _grant_roles(connection, list(roles), login)
     return len(missing)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 from uuid import UUID
@@ -19,8 +20,8 @@ from sqlalchemy.exc import DBAPIError
 
 from .arguments import require_name
 from .drivers import Driver, driver_of
-from .exceptions import ScopeError, TenantNotFound
-from .policies import quote_literal, quote_name
+from .exceptions import ScopeError
+from .policies import quote_literal
 from .tenancy import Isolation, Tenancy, TenantId, tenant_text
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -29,6 +30,8 @@ INSUFFICIENT_PRIVILEGE = "42501"  # SET ROLE: the login is no member
 DUPLICATE_OBJECT = "42710"
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
+NOT_NULL_VIOLATION = "23502"
+IN_FAILED_SQL_TRANSACTION = "25P02"
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
 INTERNAL_ERROR = "XX000"
 
@@ -47,17 +50,29 @@ class Scope:
     :param role: database role.
     :param setting: name and value of the custom parameter, or ``None``.
     :param schema: the only schema on the search path; ``None`` keeps the login's path.
-    :param tenant: the tenant as the caller gave it, for error messages.
+    :param tenant: the tenant as the caller gave it, for error messages. Scopes whose
+        statements are the same are equal.
+    :param is_admin: whether ``role`` is the admin role.
     """
 
     role: str
     setting: tuple[str, str] | None
     schema: str | None
-    tenant: TenantId | None
+    tenant: TenantId | None = field(compare=False)
+    is_admin: bool = False
 
     def __post_init__(self) -> None:
         if self.schema is not None:
             require_name("schema", self.schema)
+
+    @property
+    def who(self) -> str:
+        """Who works in this scope, for error messages."""
+        if not self.is_admin:
+            return f"a session of tenant {self.tenant!r}"
+        if self.tenant is None:
+            return "an admin session"
+        return f"an admin session of tenant {self.tenant!r}"
 
     @cached_property
     def text(self) -> str | None:
@@ -74,11 +89,11 @@ class Scope:
 
         :param search_path: the login's path, needed where ``schema`` is ``None``.
         """
-        statements = [f"SET LOCAL ROLE {_quote(self.role)}"]
+        statements = [f"SET LOCAL ROLE {quote(self.role)}"]
         if self.setting is not None:
             name, value = self.setting
             statements.append(f"SET LOCAL {name} = {quote_literal(value)}")
-        path = search_path if self.schema is None else f"{_quote(self.schema)}, pg_temp"
+        path = search_path if self.schema is None else f"{quote(self.schema)}, pg_temp"
         statements.append(f"SET LOCAL search_path = {path}")
         return statements
 
@@ -123,7 +138,7 @@ def admin_scope(tenant: TenantId | None, tenancy: Tenancy, schema: str | None) -
     # set even where it is empty: the login may come with a value of its own
     value = "" if tenant is None else tenant_text(tenant)
     setting = (tenancy.setting, value)
-    return Scope(tenancy.admin_role, setting, schema, tenant)
+    return Scope(tenancy.admin_role, setting, schema, tenant, is_admin=True)
 
 
 def enter_scope(connection: Connection, scope: Scope) -> None:
@@ -136,7 +151,7 @@ def enter_scope(connection: Connection, scope: Scope) -> None:
     :raises sqlalchemy.exc.DBAPIError: the database refused, for instance SQLSTATE
         22023 for a role that does not exist.
     """
-    _require_transaction(connection, scope)
+    require_transaction(connection, scope)
     driver = driver_of(connection.dialect)
     text = scope.text
     if text is None:
@@ -159,8 +174,7 @@ def _send_separately(
 ) -> None:
     """Enter a scope in a transaction that has begun, or by a driver that has no
     better way."""
-    for statement in driver.separate(connection, statements):
-        execute_text(connection, statement)
+    execute_all(connection, statements)
     if driver.in_transaction(connection) is False:
         # SET LOCAL gave a warning, and had no effect
         raise ScopeError(
@@ -170,12 +184,12 @@ def _send_separately(
         )
 
 
-def two_phase_error(scope: Scope) -> ScopeError:
+def two_phase_error(scope: Scope | None) -> ScopeError:
     """Return the error of a two-phase transaction."""
     return ScopeError(
         "two-phase transactions cannot be confined to a tenant: COMMIT PREPARED runs "
         "as another role than the one that prepared it",
-        tenant=scope.tenant,
+        tenant=None if scope is None else scope.tenant,
     )
 
 
@@ -203,41 +217,16 @@ def _raise_wrapped(
     ) from error
 
 
-def explain(
-    error: DBAPIError, scope: Scope, login: str | None = None
-) -> TenantNotFound | ScopeError | None:
-    """Return what a refused scope means to the caller, ``None`` for another error."""
-    state = sqlstate(error)
-    if state == INVALID_PARAMETER_VALUE:
-        if scope.setting is None:
-            return TenantNotFound(
-                f"tenant {scope.tenant!r} has no role {scope.role!r}; create it with "
-                f"create_tenant({scope.tenant!r})",
-                tenant=scope.tenant,
-            )
-        return ScopeError(
-            f"role {scope.role!r} does not exist; run the migrations "
-            f"(alembic upgrade head) first",
-            tenant=scope.tenant,
-        )
-    if state == INSUFFICIENT_PRIVILEGE:
-        who = "the login" if login is None else f"login {login!r}"
-        return ScopeError(
-            f"{who} may not act as {scope.role!r}; let a role that administers it run: "
-            f"GRANT {quote_name(scope.role)} TO {quote_name(login or 'the_login')} "
-            f"WITH INHERIT FALSE, SET TRUE (on PostgreSQL 15 without WITH, to a "
-            f"NOINHERIT login)",
-            tenant=scope.tenant,
-        )
-    return None
-
-
 def sqlstate(error: DBAPIError) -> str | None:
     """Return the SQLSTATE of a database error, of psycopg and asyncpg alike."""
     return getattr(error.orig, "sqlstate", None)
 
 
-def _require_transaction(connection: Connection, scope: Scope) -> None:
+def require_transaction(connection: Connection, scope: Scope) -> None:
+    """Refuse a connection on which nothing can be confined.
+
+    :raises ScopeError: see :func:`enter_scope`.
+    """
     if connection.dialect.name != "postgresql":
         raise ScopeError(
             f"tenants need PostgreSQL; this connection's dialect is "
@@ -267,9 +256,14 @@ def _login_search_path(connection: Connection, driver: Driver) -> str:
             # transaction's isolation level could no longer be set
             shown = execute_text(connection, "SHOW search_path").scalar_one()
         names = [name for name in _split_names(shown) if name != "pg_temp"]
-        path = ", ".join(map(_quote, [*names, "pg_temp"]))
+        path = ", ".join(map(quote, [*names, "pg_temp"]))
         connection.info[_SEARCH_PATH_KEY] = path
     return path
+
+
+def quote_path(text: str) -> str:
+    """Return a search path as ``SET`` takes it, from what ``SHOW`` prints."""
+    return ", ".join(map(quote, _split_names(text))) or "''"
 
 
 def _split_names(text: str) -> list[str]:
@@ -289,6 +283,13 @@ def execute_text(connection: Connection, statement: str) -> CursorResult[Any]:
     )
 
 
-def _quote(name: str) -> str:
+def execute_all(connection: Connection, statements: Sequence[str]) -> None:
+    """Execute statements without results, at once where the driver can."""
+    for statement in driver_of(connection.dialect).separate(connection, statements):
+        execute_text(connection, statement)
+
+
+def quote(name: str) -> str:
+    """Return a name in quotes."""
     # always quoted: as a bare word, NONE would mean "no role"
     return '"' + name.replace('"', '""') + '"'

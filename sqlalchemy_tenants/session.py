@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import wraps
-from typing import Any, TypeAlias
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from typing import Any, TypeAlias, cast
+from uuid import UUID
 from weakref import ref
 
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
+    IdentityMap,
     ORMExecuteState,
     Session,
     SessionTransaction,
@@ -17,22 +21,25 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.sql.base import ExecutableOption
 
+from .claims import Claim, claim_transaction
 from .drivers import driver_of
 from .exceptions import ScopeError
+from .refusals import add_note, refuse
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
 from .tenancy import Isolation, Tenancy, TenantId
 
 _Bind: TypeAlias = Engine | Connection
 _BIND = (Engine, Connection)
 
-# A connection's transaction and savepoint when the scope was entered.
-_Entry: TypeAlias = tuple[RootTransaction, NestedTransaction | None]
+
+# A connection's transaction and savepoint when it entered the scope, and its claim.
+_Entry: TypeAlias = tuple[RootTransaction, NestedTransaction | None, Claim]
+
+# Tenants, and what would be called by mistake.
+_NOT_ASKED = (str, int, UUID, type)
 
 # SQLAlchemy 2.1.7 and later tell which connections a transaction has.
 _TELLS = hasattr(SessionTransaction, "connections")
-
-# Key of Connection.info: the transactions of sessions that entered a scope.
-_CLAIMS_KEY = "sqlalchemy_tenants.claims"
 
 
 class ScopedSession(Session):
@@ -40,36 +47,45 @@ class ScopedSession(Session):
 
     Base of :class:`TenantSession` and :class:`AdminSession`.
 
+    :param scope: the scope, or a function that is asked for it at the beginning of
+        each transaction.
     :param criteria_for: a class that models with an attribute ``tenant`` inherit from,
         as :class:`.TenantMixin`. ORM statements then say ``tenant = 'acme'`` for these
         models by themselves, so that PostgreSQL plans for this tenant and not for one
         of average size. The policies hold with and without.
     """
 
+    # What a subclass has whose __init__() does not call ours: it is refused.
+    _scope: Scope | None = None
+    _choose: Callable[[], Scope] | None = None
+    _asked: frozenset[Engine] = frozenset()
+    _bind_at_hand: _Bind | None = None
+    _root_at_hand: RootTransaction | None = None
+    _entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None = None
+    _joins = False
+
     def __init__(
         self,
         bind: Engine | Connection | None = None,
         *,
-        scope: Scope,
+        scope: Scope | Callable[[], Scope],
         twophase: bool = False,
         criteria_for: type[Any] | None = None,
         **kw: Any,
     ) -> None:
+        chosen = scope if isinstance(scope, Scope) else None
         if twophase:
-            raise two_phase_error(scope)
+            raise two_phase_error(chosen)
         if bind is not None and not isinstance(bind, _BIND):
             raise TypeError(f"bind is an Engine or a Connection, not {bind!r}")
-        super().__init__(bind, **kw)
-        self._scope = scope
-        if criteria_for is not None and scope.tenant is not None:
-            self._criteria = _tenant_criteria(criteria_for, scope.tenant)
-            # of this session only: a statement without it costs nothing
-            event.listen(self, "do_orm_execute", _add_criteria)
-        # the transaction that is confined, and how its connections were
-        self._entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None
-        self._entered = None
-        # engines that older versions of SQLAlchemy may have connected since
-        self._asked: frozenset[Engine] = frozenset()
+        super().__init__(bind=bind, **kw)
+        if isinstance(scope, Scope):
+            self._scope = scope
+        else:
+            self._choose = scope
+            event.listen(self, "after_transaction_create", _choose_scope)
+        if criteria_for is not None:
+            self._listen_for_criteria(criteria_for)
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
@@ -108,6 +124,9 @@ class ScopedSession(Session):
 
         :param asked: what had been asked for before.
         """
+        self._bind_at_hand = bind
+        if isinstance(bind, Connection):
+            self._root_at_hand = bind.get_transaction()
         transaction = self.get_transaction()
         if transaction is None:
             if not _TELLS:
@@ -115,6 +134,8 @@ class ScopedSession(Session):
             return bind
         if not transaction.is_active:
             return bind  # SQLAlchemy executes nothing in it
+        if self._choose is not None:
+            self._require_same_tenant(self._choose)
         # a transaction has one connection of an engine, whichever of the two is asked
         engine = bind.engine
         for connection, entry in self._entries(transaction).items():
@@ -140,24 +161,48 @@ class ScopedSession(Session):
         return entered[1]
 
     def _require_entry(self, connection: Connection, entry: _Entry | None) -> None:
-        # Who has the same connection may have ended its transaction.
-        if entry is not None and connection.get_transaction() is entry[0]:
-            savepoint = entry[1]
-            if savepoint is None or savepoint.is_active:
+        # Another holder of this connection may have ended its transaction.
+        if entry is not None:
+            root, savepoint, claim = entry
+            if (
+                connection.get_transaction() is root
+                and (savepoint is None or savepoint.is_active)
+                and not claim.is_undone
+            ):
                 return
         raise ScopeError(
-            "the transaction could not be confined to its tenant, or was ended past "
-            "the session; roll it back",
-            tenant=self._scope.tenant,
+            "this transaction is not confined to its tenant: it could not be, or was "
+            "ended past the session; roll it back: session.rollback()",
+            tenant=None if self._scope is None else self._scope.tenant,
         )
 
+    def joins(self, connection: Connection, root: RootTransaction) -> bool:
+        """Whether the connection was in a transaction before this session's began; also
+        where that is not known.
+
+        :raises ScopeError: nobody asked this class for the connection.
+        """
+        bind = self._bind_at_hand
+        if bind is None:
+            raise ScopeError(
+                f"the get_bind() of {type(self).__name__} is not guarded, and could go "
+                f"on in a transaction without a tenant; define get_bind() in the body "
+                f"of the class, and let __init_subclass__() call super()",
+                tenant=None if self._scope is None else self._scope.tenant,
+            )
+        if isinstance(bind, Engine):
+            return bind is not connection.engine
+        return bind is not connection or self._root_at_hand is root
+
     def note_entry(
-        self, transaction: SessionTransaction, connection: Connection
+        self,
+        transaction: SessionTransaction,
+        connection: Connection,
+        root: RootTransaction,
+        claim: Claim,
     ) -> None:
         """Note that a connection of a transaction has entered the scope."""
-        root = connection.get_transaction()
-        assert root is not None
-        entry = (root, connection.get_nested_transaction())
+        entry = (root, connection.get_nested_transaction(), claim)
         entered = self._entered
         if entered is None or entered[0]() is not transaction:
             self._entered = (ref(transaction), {connection: entry})
@@ -172,10 +217,130 @@ class ScopedSession(Session):
         entries = {} if transaction is None else self._entries(transaction)
         self._require_entry(connection, entries.get(connection))
 
+    def listen_for_end(self) -> None:
+        """Call :meth:`leave_claims` when a transaction ends."""
+        # of this session only: one that joins no transaction pays nothing for it
+        if not self._joins:
+            event.listen(self, "after_transaction_end", _leave)
+            self._joins = True
+
+    def leave_claims(self, transaction: SessionTransaction) -> None:
+        """Set back what the connections of a transaction had before it joined them."""
+        with ExitStack() as stack:
+            for connection, (*_, claim) in self._entries(transaction).items():
+                stack.callback(claim.leave, connection, transaction)
+
     @property
     def scope(self) -> Scope:
-        """What each transaction is confined to."""
+        """What the transaction at work is confined to, or the next one."""
+        if self._choose is not None and (
+            self._scope is None or self.get_transaction() is None
+        ):
+            return self._choose()
+        if self._scope is None:
+            raise _without_scope(self)
         return self._scope
+
+    # --- a tenant that is asked for ---
+
+    @property
+    def identity_map(self) -> IdentityMap:
+        """The objects of the session: of the tenant at hand, and of no other one.
+
+        Where the tenant is asked for, this is what keeps ``session.get()`` from
+        answering with an object of the tenant before, without asking the database.
+        """
+        if self._choose is not None:
+            self._require_own_objects(self._choose)
+        return self._objects
+
+    @identity_map.setter
+    def identity_map(self, objects: IdentityMap) -> None:
+        self._objects = objects
+
+    def expunge_all(self) -> None:
+        """Remove all objects, as :meth:`sqlalchemy.orm.Session.expunge_all` does."""
+        # a session closes whatever tenant there is, or none
+        choose, self._choose = self._choose, None
+        try:
+            super().expunge_all()
+        finally:
+            self._choose = choose
+
+    def choose_scope(self) -> None:
+        """Ask for the scope of the transaction that begins."""
+        assert self._choose is not None
+        before, self._scope = self._scope, None
+        try:
+            self._scope = self._choose()
+        finally:
+            if before is not None and before != self._scope:
+                self.expunge_all()
+
+    def _require_own_objects(self, choose: Callable[[], Scope]) -> None:
+        if self._scope is None:
+            return  # there are none
+        transaction = self.get_nested_transaction() or self.get_transaction()
+        if transaction is None:
+            try:
+                found = choose()
+            except Exception:  # the transaction that comes next raises it
+                found = None
+            if found != self._scope:
+                self.expunge_all()
+                self._scope = None
+        elif transaction.is_active:
+            self._require_same_tenant(choose)
+
+    def _require_same_tenant(self, choose: Callable[[], Scope]) -> None:
+        if self._scope is None:
+            raise _without_scope(self)
+        found = choose()
+        if found != self._scope:
+            raise ScopeError(
+                f"the transaction is that of {self._scope.who}, and now the function "
+                f"says {found.tenant!r}; end a transaction before the tenant changes: "
+                f"commit(), rollback(), close(), or remove() of a registry",
+                tenant=found.tenant,
+            )
+
+    # --- criteria ---
+
+    def _listen_for_criteria(self, model: type[Any]) -> None:
+        # of this session only: a statement without it costs nothing
+        if self._choose is not None:
+            require_tenant_attribute(model)
+
+            def add(state: ORMExecuteState) -> None:
+                _add_criteria(state, _tenant_criteria(model, self.scope.tenant))
+
+        elif self._scope is not None and self._scope.tenant is not None:
+            criteria = _tenant_criteria(model, self._scope.tenant)
+
+            def add(state: ORMExecuteState) -> None:
+                _add_criteria(state, criteria)
+
+        else:
+            return
+        event.listen(self, "do_orm_execute", add)
+
+
+def _without_scope(session: ScopedSession) -> ScopeError:
+    if session._choose is None:
+        return ScopeError(
+            f"{type(session).__name__} has no tenant; its __init__() must call "
+            f"super().__init__(...) of TenantSession or AdminSession"
+        )
+    return ScopeError(
+        "this transaction has no tenant, because asking for it failed; call "
+        "session.rollback() to roll it back"
+    )
+
+
+def _choose_scope(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        assert isinstance(session, ScopedSession)
+        session.choose_scope()
 
 
 class TenantSession(ScopedSession):
@@ -189,7 +354,11 @@ class TenantSession(ScopedSession):
             ...
 
     :param bind: engine or connection.
-    :param tenant: the tenant, always given by name.
+    :param tenant: the tenant, always given by name; or a function without arguments,
+        for registries as :class:`~sqlalchemy.orm.scoped_session`. It is asked at the
+        beginning of each transaction, and with each statement whether its answer is
+        still the same. Objects of one tenant leave the session when it begins a
+        transaction of another one.
     :param isolation: ``"role"`` or ``"shared"``.
     :param schema: the schema on the search path; ``None`` keeps the login's path and
         asks for it once a connection.
@@ -198,26 +367,39 @@ class TenantSession(ScopedSession):
         :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
+    :raises TypeError: ``tenant`` is a coroutine function.
     """
 
     def __init__(
         self,
         bind: Engine | Connection | None = None,
         *,
-        tenant: TenantId,
+        tenant: TenantId | Callable[[], TenantId],
         isolation: Isolation = "role",
         schema: str | None = None,
         tenancy: Tenancy | None = None,
         **kw: Any,
     ) -> None:
-        scope = tenant_scope(tenant, isolation, Tenancy.given(tenancy), schema)
+        tenancy = Tenancy.given(tenancy)
+        scope: Scope | Callable[[], Scope]
+        self._tenant: TenantId | None
+        if callable(tenant) and not isinstance(tenant, _NOT_ASKED):
+            scope = _chooser(tenant, isolation, tenancy, schema)
+            self._tenant = None
+        else:
+            self._tenant = cast(TenantId, tenant)
+            scope = tenant_scope(self._tenant, isolation, tenancy, schema)
         super().__init__(bind, scope=scope, **kw)
-        self._tenant = tenant
 
     @property
     def tenant(self) -> TenantId:
-        """The tenant, as it was given."""
-        return self._tenant
+        """The tenant, as it was given: of the transaction at work, where a function
+        says it, or of the next one."""
+        if self._tenant is not None:
+            return self._tenant
+        tenant = self.scope.tenant
+        assert tenant is not None
+        return tenant
 
 
 class AdminSession(ScopedSession):
@@ -248,6 +430,30 @@ class AdminSession(ScopedSession):
         return self._tenant
 
 
+def _noting(name: str) -> Callable[..., Any]:
+    """Return a method of :class:`ScopedSession` that executes, and lets errors say
+    what to do next.
+
+    The ``handle_error`` event would take 4 % of a transaction's time without an error:
+    SQLAlchemy goes other ways for a dialect that has events.
+    """
+
+    @wraps(getattr(Session, name))
+    def execute(self: ScopedSession, *args: Any, **kw: Any) -> Any:
+        try:
+            return getattr(super(ScopedSession, self), name)(*args, **kw)
+        except DBAPIError as error:
+            if self._scope is not None:
+                add_note(error, self._scope)
+            raise
+
+    return execute
+
+
+for _name in ("flush", "execute", "scalar", "scalars"):
+    setattr(ScopedSession, _name, _noting(_name))
+
+
 def _guarded(choose: Callable[..., _Bind]) -> Callable[..., _Bind]:
     """Return a ``get_bind()`` that refuses what :meth:`ScopedSession.get_bind` does."""
 
@@ -259,7 +465,33 @@ def _guarded(choose: Callable[..., _Bind]) -> Callable[..., _Bind]:
     return get_bind
 
 
-def _tenant_criteria(model: type[Any], tenant: TenantId) -> ExecutableOption:
+def _chooser(
+    ask: Callable[[], TenantId],
+    isolation: Isolation,
+    tenancy: Tenancy,
+    schema: str | None,
+) -> Callable[[], Scope]:
+    """Return what asks for a tenant, and answers with its scope."""
+    problem = (
+        f"tenant={ask!r} is asked within statements, where nothing can be awaited; "
+        f"give a plain function, as one that reads a ContextVar"
+    )
+    if iscoroutinefunction(ask):
+        raise TypeError(problem)
+
+    def choose() -> Scope:
+        tenant: Any = ask()
+        if isawaitable(tenant):
+            if iscoroutine(tenant):
+                tenant.close()
+            raise TypeError(problem)
+        return tenant_scope(tenant, isolation, tenancy, schema)
+
+    return choose
+
+
+def require_tenant_attribute(model: type[Any]) -> None:
+    """Refuse a class for ``criteria_for`` that has no attribute ``tenant``."""
     # not hasattr(), which would evaluate what a mixin declares for its subclasses
     if not any(
         "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
@@ -269,12 +501,16 @@ def _tenant_criteria(model: type[Any], tenant: TenantId) -> ExecutableOption:
             f"criteria_for={model.__name__} has no attribute 'tenant'; name a class "
             f"that has one, as TenantMixin"
         )
+
+
+def _tenant_criteria(model: type[Any], tenant: TenantId | None) -> ExecutableOption:
+    require_tenant_attribute(model)
     return with_loader_criteria(
         model, lambda cls: cls.tenant == tenant, include_aliases=True
     )
 
 
-def _add_criteria(state: ORMExecuteState) -> None:
+def _add_criteria(state: ORMExecuteState, criteria: ExecutableOption) -> None:
     # the option goes with rows that were loaded to what they load later
     if (
         state.is_orm_statement
@@ -282,8 +518,7 @@ def _add_criteria(state: ORMExecuteState) -> None:
         and not state.is_column_load
         and not state.is_relationship_load
     ):
-        assert isinstance(state.session, ScopedSession)
-        state.statement = state.statement.options(state.session._criteria)
+        state.statement = state.statement.options(criteria)
 
 
 # insert=True: before a listener of the application's, whose statements would begin the
@@ -296,50 +531,31 @@ def _enter(
     if transaction.nested:
         session.require_entry(connection)
         return
+    scope = session._scope
+    root = connection.get_transaction()
+    assert root is not None
+    claim = None
     try:
-        _claim(session, transaction, connection)
-        enter_scope(connection, session._scope)
+        if scope is None:
+            raise _without_scope(session)
+        joined = None
+        if session.joins(connection, root):
+            joined = transaction
+            session.listen_for_end()
+        claim = claim_transaction(connection, scope, root, joined)
+        enter_scope(connection, scope)
+        session.note_entry(transaction, connection, root, claim)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it
-        if isinstance(error, ScopeError) or connection.invalidated:
-            pass
-        elif not (
-            isinstance(error, DBAPIError)
-            and driver_of(connection.dialect).is_aborted(connection)
-        ):
-            connection.invalidate()  # nobody knows its state
-            if isinstance(error, DBAPIError):
-                error.connection_invalidated = True
-        raise
-    session.note_entry(transaction, connection)
+        refusal = refuse(error, connection, scope)
+        if claim is not None:
+            claim.cancel(connection, transaction)
+        if refusal is error:
+            raise
+        raise refusal from error
 
 
-def _claim(
-    session: ScopedSession, transaction: SessionTransaction, connection: Connection
-) -> None:
-    """Refuse a connection that another session works on in another scope: its next
-    statement would see rows of this session's tenant.
-
-    Possible where the application gives the same connection to both.
-    """
-    info = connection.info
-    living = []
-    claims: list[ref[SessionTransaction]] = info.get(_CLAIMS_KEY, [])
-    for claim in claims:
-        claimed = claim()
-        other = None if claimed is None else claimed.session
-        if (
-            isinstance(other, ScopedSession)
-            and other is not session
-            and other.get_transaction() is claimed
-            and other.in_transaction()
-        ):
-            if other.scope != session.scope:
-                raise ScopeError(
-                    f"the connection is in use by a session of tenant "
-                    f"{other.scope.tenant!r}, whose transaction has not ended; end it "
-                    f"first, or give each session a connection of its own",
-                    tenant=session.scope.tenant,
-                )
-            living.append(claim)
-    info[_CLAIMS_KEY] = [*living, ref(transaction)]
+def _leave(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        assert isinstance(session, ScopedSession)
+        session.leave_claims(transaction)

@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+)
+from sqlalchemy.orm import Session, sessionmaker
 
 import sqlalchemy_tenants.managers
 from servers import Database
 from sqlalchemy_tenants import (
+    AdminSession,
     InvalidTenant,
     ScopeError,
     TenantAlreadyExists,
@@ -218,6 +225,130 @@ async def test_a_close_of_the_applications_own_is_called(
     ) as session:
         pass
     assert closed[1:] == [session.sync_session]
+
+
+class Inside(TenantSession):
+    """A session of the application's own, which may be inside."""
+
+
+class ByAttribute(AsyncTenantSession):
+    sync_session_class = Session
+
+
+class AdminInside(AsyncTenantSession):
+    sync_session_class = AdminSession
+
+
+class PastOurs(AsyncTenantSession):
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        AsyncSession.__init__(self, *args, sync_session_class=Session, **kw)
+
+
+class NoCall(AsyncTenantSession):
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        pass
+
+
+async def test_a_session_without_a_tenant_inside_is_refused(
+    engine: AsyncEngine,
+) -> None:
+    """Advanced Alchemy passes ``sync_session_class=Session`` always."""
+    given: Any = {"sync_session_class": Session}
+    made: Any = {"sync_session_class": lambda **kw: Session(**kw)}
+    maker: Any = {"sync_session_class": sessionmaker()}
+    tenant: Any = {"sync_session_class": TenantSession, "tenant": "acme"}
+    ways: list[Callable[[], Any]] = [
+        lambda: AsyncTenantSession(engine, **given),
+        lambda: AsyncTenantSession(engine, tenant="acme", **given),
+        lambda: AsyncTenantSession(engine, **made),
+        lambda: AsyncTenantSession(engine, tenant="acme", **maker),
+        lambda: AsyncAdminSession(engine, **given),
+        lambda: AsyncAdminSession(engine, **tenant),
+        lambda: ByAttribute(engine),
+        lambda: ByAttribute(engine, tenant="acme"),
+        lambda: AdminInside(engine),
+        lambda: PastOurs(engine),
+        async_sessionmaker(engine, class_=AsyncTenantSession, **given),
+        async_scoped_session(
+            async_sessionmaker(engine, class_=AsyncTenantSession, **given), lambda: 1
+        ),
+    ]
+    for way in ways:
+        with pytest.raises(ScopeError, match="pass sync_session_class=") as raised:
+            way()
+        assert "Advanced Alchemy" in str(raised.value)
+    with pytest.raises(AttributeError):
+        await NoCall(engine).execute(text("SELECT 1"))
+    session = AsyncTenantSession(engine, tenant="acme", sync_session_class=Inside)
+    with pytest.raises(ScopeError, match="sync_session_class"):
+        session.sync_session = Session()
+    assert type(session.sync_session) is Inside
+    await session.close()
+
+
+async def test_a_plain_async_session_around_a_tenants_session(
+    manager: PostgresManager, engine: AsyncEngine, isolation: Any
+) -> None:
+    async with manager.new_session("acme") as session:
+        session.add(Note(body="hello"))
+        await session.commit()
+    async with AsyncSession(
+        engine,
+        sync_session_class=Inside,
+        tenant="acme",
+        isolation=isolation,
+        schema="public",
+    ) as plain:
+        assert await bodies(plain) == {"hello"}
+
+
+async def test_a_session_on_a_connection_of_another_tenant(
+    manager: PostgresManager, isolation: Any
+) -> None:
+    for tenant in ("acme", "globex"):
+        async with manager.new_session(tenant) as session:
+            session.add(Note(body=tenant))
+            await session.commit()
+    kw: Any = {"isolation": isolation, "schema": "public"}
+    async with manager.connect("acme") as connection:
+        inside = connection.sync_connection
+        for other in (
+            AsyncTenantSession(connection, tenant="globex", **kw),
+            AsyncAdminSession(connection, schema="public"),
+            AsyncSession(
+                connection, sync_session_class=TenantSession, tenant="globex", **kw
+            ),
+        ):
+            with pytest.raises(ScopeError, match="in use by"):
+                await bodies(other)
+        with pytest.raises(ScopeError, match="in use by"):
+            await other.run_sync(
+                lambda _: TenantSession(inside, tenant="globex", **kw).connection()
+            )
+        found = await connection.scalars(select(Note.body))
+        assert found.all() == ["acme"]
+
+
+async def test_a_connection_is_afterwards_what_it_was_before(
+    manager: PostgresManager, engine: AsyncEngine, isolation: Any
+) -> None:
+    async with manager.new_session("acme") as session:
+        session.add(Note(body="acme"))
+        await session.commit()
+    kw: Any = {"isolation": isolation, "schema": "public"}
+    state = text("SELECT current_user::text, current_setting('search_path')")
+    for mode in ("rollback_only", "create_savepoint"):
+        async with engine.connect() as connection, connection.begin():
+            before = (await connection.execute(state)).one()
+            for end in ("commit", "rollback", "close"):
+                if mode == "rollback_only" and end == "rollback":
+                    continue  # takes the transaction along
+                async with AsyncTenantSession(
+                    connection, tenant="acme", join_transaction_mode=mode, **kw
+                ) as session:
+                    assert await bodies(session) == {"acme"}
+                    await getattr(session, end)()
+                assert (await connection.execute(state)).one() == before
 
 
 def test_both_managers_offer_the_same() -> None:

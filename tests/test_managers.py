@@ -203,9 +203,10 @@ def test_a_tenant_deleted_meanwhile(role_world: World) -> None:
     with manager.new_session("acme") as session:
         session.commit()
         manager.delete_tenant("acme")
-        with pytest.raises(DBAPIError) as raised:
+        with pytest.raises(TenantNotFound, match="create_tenant") as raised:
             bodies(session)
-        assert getattr(raised.value.orig, "sqlstate", None) == "22023"
+        assert raised.value.tenant == "acme"
+        assert isinstance(raised.value.__cause__, DBAPIError)
         session.rollback()
         manager.create_tenant("acme")
         assert bodies(session) == set()
@@ -251,7 +252,7 @@ def test_a_connection_whose_scope_was_refused_is_closed(role_world: World) -> No
     with manager.connect("acme") as connection:
         connection.commit()
         manager.delete_tenant("acme")
-        with pytest.raises(DBAPIError):
+        with pytest.raises(TenantNotFound):
             connection.execute(text("SELECT 1"))
         with pytest.raises(ResourceClosedError):
             connection.execute(text("SELECT 1"))

@@ -394,7 +394,7 @@ class Tenants(RuleBasedStateMachine):
                 if not actor.is_session and actor.handle.closed:
                     self.gone(actor)
                 return None
-            if missing and sqlstate(error) == "22023":
+            if missing and isinstance(error, TenantNotFound):
                 self.refused(actor)
                 return None
             if idle and self.died(error, actor.engine):

@@ -38,7 +38,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.orm.exc import StaleDataError
 
 from servers import Database
-from sqlalchemy_tenants import ScopeError, TenantMixin, TenantSession
+from sqlalchemy_tenants import ScopeError, TenantMixin, TenantNotFound, TenantSession
 from tenancy import (  # noqa: F401
     Base,
     Comment,
@@ -395,11 +395,16 @@ def test_a_refused_scope_leaves_nothing_that_could_be_used(world: World) -> None
     engine = world.engine()
     with world.session("missing", engine) as session:
         for _ in range(2):
-            with pytest.raises(DBAPIError) as raised:
+            with pytest.raises(
+                TenantNotFound if world.isolation == "role" else ScopeError
+            ) as raised:
                 session.execute(select(Note))
-            state = getattr(raised.value.orig, "sqlstate", None)
+            assert raised.value.tenant == "missing"
+            cause = raised.value.__cause__
+            assert isinstance(cause, DBAPIError)
+            state = getattr(cause.orig, "sqlstate", None)
             assert state == ("22023" if world.isolation == "role" else "42501")
-            assert not raised.value.connection_invalidated
+            assert not cause.connection_invalidated
             # the error was overlooked
             with pytest.raises(ScopeError, match="roll it back"):
                 session.execute(text("SELECT 1"))

@@ -31,6 +31,8 @@ manager = PostgresManager.from_engine(
     schema="public",
     admin_engine=admin_engine,
     metadata=Base.metadata,
+    # or a late request would create a tenant again that was deleted, and see its rows
+    create_if_missing=False,
     # as asyncio wants it: attributes can be read after a commit
     session_options={"expire_on_commit": False},
 )
@@ -72,7 +74,7 @@ async def tenant_session(tenant: Tenant) -> AsyncIterator[AsyncTenantSession]:
     """Yield a session of the request's tenant, who has to exist: a token does not
     create one."""
     try:
-        async with manager.new_session(tenant, create_if_missing=False) as session:
+        async with manager.new_session(tenant) as session:
             yield session
     except TenantNotFound:
         raise HTTPException(status.HTTP_403_FORBIDDEN, "unknown tenant") from None
@@ -106,7 +108,7 @@ async def list_orders(session: Session) -> list[dict[str, Any]]:
 async def confirm(tenant: str, order_id: int) -> None:
     """Confirm an order after the response, in a session of its own: that of the
     request is closed by then."""
-    async with manager.new_session(tenant, create_if_missing=False) as session:
+    async with manager.new_session(tenant) as session:
         order = await session.get_one(Order, order_id)
         order.confirmed = True
         await session.commit()

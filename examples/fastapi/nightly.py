@@ -18,12 +18,12 @@ from sqlalchemy_tenants.managers import PostgresManager
 def main() -> int:
     engine = create_engine(os.environ["DATABASE_URL"])
     manager = PostgresManager.from_engine(
-        engine, schema="public", metadata=Base.metadata
+        engine, schema="public", metadata=Base.metadata, create_if_missing=False
     )
     failed = 0
     for tenant in manager.list_tenants():
         try:
-            with manager.new_session(tenant, create_if_missing=False) as session:
+            with manager.new_session(tenant) as session:
                 count = session.scalar(select(func.count()).select_from(Order))
                 print(f"{tenant}: {count} orders")
         except Exception:

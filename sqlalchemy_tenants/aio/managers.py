@@ -10,14 +10,26 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from operator import attrgetter
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Never,
+    NoReturn,
+    Self,
+    TypeVar,
+)
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .. import managers as sync
-from ..session import AdminSession, TenantSession
+from ..exceptions import ScopeError
+from ..refusals import noting
+from ..session import AdminSession, ScopedSession, TenantSession
 from ..tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -28,6 +40,37 @@ _T = TypeVar("_T")
 
 
 class _AsyncScopedSession(AsyncSession):
+    # what the session inside must be
+    required_class: ClassVar[type[ScopedSession]] = ScopedSession
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        # before it is called: another class takes none of our arguments, and its error
+        # would not say why
+        chosen = kw.get("sync_session_class") or self.sync_session_class
+        chosen = getattr(chosen, "class_", chosen)  # of a sessionmaker
+        if isinstance(chosen, type) and not issubclass(chosen, self.required_class):
+            raise self._error(chosen)
+        super().__init__(*args, **kw)
+
+    def _set_sync_session(self, session: Session) -> None:
+        # whoever sets it: a class or a function that was given, a subclass whose
+        # __init__() calls that of AsyncSession
+        if not isinstance(session, self.required_class):
+            raise self._error(type(session))
+        self._sync_session = session
+
+    # attrgetter: every method of AsyncSession comes by here
+    sync_session = property(attrgetter("_sync_session"), _set_sync_session)
+
+    def _error(self, found: type[Any]) -> ScopeError:
+        name, required = type(self).__name__, self.required_class.__name__
+        return ScopeError(
+            f"sync_session_class={found.__name__} would open a session without a "
+            f"tenant inside {name}; pass sync_session_class={required}, or a subclass "
+            f"of it. Advanced Alchemy passes its own whatever you say: give its config "
+            f"session_maker=async_sessionmaker(engine, class_={name}, tenant=...)"
+        )
+
     async def __aexit__(self, *exc_info: Any) -> None:
         own_close = (type(self).close, type(self.sync_session).close)
         if self.in_transaction() or own_close != (AsyncSession.close, Session.close):
@@ -48,11 +91,12 @@ class AsyncTenantSession(_AsyncScopedSession):
     """
 
     sync_session_class: type[Session] = TenantSession
+    required_class = TenantSession
 
     @property
     def tenant(self) -> TenantId:
         """The tenant, as it was given."""
-        tenant: TenantId = self.sync_session.tenant  # type: ignore[attr-defined]
+        tenant: TenantId = self.sync_session.tenant
         return tenant
 
 
@@ -61,11 +105,12 @@ class AsyncAdminSession(_AsyncScopedSession):
     one. Takes the arguments of :class:`.AdminSession`."""
 
     sync_session_class: type[Session] = AdminSession
+    required_class = AdminSession
 
     @property
     def tenant(self) -> TenantId | None:
         """The tenant that the session is narrowed to, or ``None``."""
-        tenant: TenantId | None = self.sync_session.tenant  # type: ignore[attr-defined]
+        tenant: TenantId | None = self.sync_session.tenant
         return tenant
 
 
@@ -74,13 +119,13 @@ class DBManager(ABC):
 
     @abstractmethod
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """Open a session of one tenant."""
 
     @abstractmethod
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """The same as :meth:`new_session`."""
 
@@ -132,11 +177,18 @@ class PostgresManager(DBManager):
     """
 
     def __init__(
-        self, engine: AsyncEngine, manager: sync.PostgresManager, admin: AsyncEngine
+        self,
+        engine: AsyncEngine,
+        manager: sync.PostgresManager,
+        admin: AsyncEngine,
+        session_class: type[AsyncTenantSession] = AsyncTenantSession,
+        create_if_missing: bool = True,
     ) -> None:
         self._engine = engine
         self._manager = manager
         self._admin_engine = admin
+        self._session_class = session_class
+        self._create_if_missing = create_if_missing
 
     @classmethod
     def from_engine(
@@ -149,13 +201,18 @@ class PostgresManager(DBManager):
         metadata: MetaData | None = None,
         tenancy: Tenancy | None = None,
         session_options: Mapping[str, Any] | None = None,
+        session_class: type[AsyncTenantSession] = AsyncTenantSession,
+        create_if_missing: bool = True,
+        **unknown: Never,
     ) -> Self:
         """Return a manager; the parameters are those of the sync one, with async
-        engines.
+        engines and a subclass of :class:`AsyncTenantSession`.
 
         :raises ScopeError: for an engine of another database than PostgreSQL.
         :raises TypeError: for an argument of another type, as a sync engine.
         """
+        sync.require_known(unknown)
+        sync.require_session_class(session_class, AsyncTenantSession)
         for what, each in (("engine", engine), ("admin_engine", admin_engine)):
             if not isinstance(each, AsyncEngine) and (what, each) != (
                 "admin_engine",
@@ -174,23 +231,25 @@ class PostgresManager(DBManager):
             metadata=metadata,
             tenancy=tenancy,
             session_options=session_options,
+            create_if_missing=create_if_missing,
         )
-        return cls(engine, manager, engine if admin_engine is None else admin_engine)
+        admin = engine if admin_engine is None else admin_engine
+        return cls(engine, manager, admin, session_class, create_if_missing)
 
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it."""
         return _Opening(
             self._manager,
             partial(
-                AsyncTenantSession, self._engine, **self._manager.tenant_kw(tenant)
+                self._session_class, self._engine, **self._manager.tenant_kw(tenant)
             ),
-            create_if_missing,
+            self._create_if_missing if create_if_missing is None else create_if_missing,
         )
 
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool = True
+        self, tenant: TenantId, *, create_if_missing: bool | None = None
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """The same as :meth:`new_session`."""
         return self.new_session(tenant, create_if_missing=create_if_missing)
@@ -206,18 +265,25 @@ class PostgresManager(DBManager):
             ),
         )
 
-    @asynccontextmanager
-    async def connect(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
+    def connect(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a Core connection that sees one tenant's rows, in every transaction."""
+        return _Connecting(self._connect(tenant))
+
+    def begin(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open a Core connection as :meth:`connect` does, and commit at the end."""
+        return _Connecting(self._begin(tenant))
+
+    @asynccontextmanager
+    async def _connect(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
         scope = self._manager.tenant_scope(tenant)
         async with self._engine.connect() as connection:
             await connection.run_sync(self._manager.start_connection, scope)
-            yield connection
+            with noting(scope):
+                yield connection
 
     @asynccontextmanager
-    async def begin(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
-        """Open a Core connection as :meth:`connect` does, and commit at the end."""
-        async with self.connect(tenant) as connection:
+    async def _begin(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
+        async with self._connect(tenant) as connection:
             yield connection
             await connection.commit()
 
@@ -249,7 +315,47 @@ class PostgresManager(DBManager):
         return await _run(lambda: self._manager.check(strict=strict))
 
 
-class _Opening(AbstractAsyncContextManager[_S], Generic[_S]):
+class _Block:
+    """What says how to use it where it is used without ``async with``."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{name!r}: this opens a session or a connection, and is none itself; "
+            f"write: async with manager.new_session(...) as session, likewise "
+            f"admin_session(), connect() and begin()"
+        )
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(
+            "this cannot be awaited; write: async with manager.new_session(...) as "
+            "session"
+        )
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(
+            "this manager is async; write 'async with' instead of 'with', or take the "
+            "manager from sqlalchemy_tenants.managers, with an Engine"
+        )
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class _Connecting(_Block, AbstractAsyncContextManager[AsyncConnection]):
+    """Opens a connection on entering, and closes it."""
+
+    def __init__(self, block: AbstractAsyncContextManager[AsyncConnection]) -> None:
+        self._block = block
+
+    async def __aenter__(self) -> AsyncConnection:
+        return await self._block.__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> bool | None:
+        return await self._block.__aexit__(*exc_info)
+
+
+class _Opening(_Block, AbstractAsyncContextManager[_S], Generic[_S]):
     """Opens a session on entering, begins its first transaction, and closes it.
 
     A class, because a generator would take longer, and every session comes by here.

@@ -56,6 +56,10 @@ class Driver:
         """Return the search path if the server has told it, as 18 and later do."""
         return None
 
+    def login(self, connection: Connection) -> str | None:
+        """Return the login of the connection, as far as it is known without asking."""
+        return connection.engine.url.username
+
 
 def driver_of(dialect: Dialect) -> Driver:
     """Return the driver of a dialect."""

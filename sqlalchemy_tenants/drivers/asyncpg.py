@@ -128,6 +128,11 @@ class Asyncpg(Driver):
         path: str | None = getattr(settings, "search_path", None)
         return path
 
+    def login(self, connection: Connection) -> str | None:
+        settings = driver_connection(connection).get_settings()
+        login: str | None = getattr(settings, "session_authorization", None)
+        return login or super().login(connection)
+
 
 def _choose_connection_class(
     dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]

@@ -48,6 +48,12 @@ class _BasePsycopg(Driver):
         )
         return path
 
+    def login(self, connection: Connection) -> str | None:
+        login: str | None = driver_connection(connection).info.parameter_status(
+            "session_authorization"
+        )
+        return login or super().login(connection)
+
 
 class Psycopg(_BasePsycopg):
     """:class:`psycopg.Connection`."""
