@@ -99,6 +99,31 @@ class _Checked:
             return bool(owner == self.reach.login.rolname)
         return self.expected.is_ours(owner) and owner != self.tenancy.admin_role
 
+    def gives_tenants(self, role: str) -> bool:
+        """Whether a tenant has what is granted to a role, or may act as it."""
+        return role == "public" or self.belongs_to("tenants", role)
+
+    def opened(
+        self, schema: str, holders: list[str], owner: str | None = None
+    ) -> list[str]:
+        """Return who lets tenants use a relation, or call a function.
+
+        :param holders: who holds privileges on it.
+        """
+        # everybody may use the schemas that are not read: those of the system
+        state = self.database.schemas.get(schema)
+        is_usable = (
+            state is None
+            or self.belongs_to("tenants", state.owner)
+            or any(
+                grant.privilege == "USAGE" and self.gives_tenants(grant.role)
+                for grant in state.grants
+            )
+        )
+        found = [owner] if owner and self.belongs_to("tenants", owner) else []
+        found += filter(self.gives_tenants, holders if is_usable else ())
+        return sorted(map(quote_grantee, found))
+
 
 def run_checks(
     connection: Connection,
@@ -377,17 +402,18 @@ def _check_database(checked: _Checked) -> Iterator[Finding]:
             "the function is not the one that policies rely on",
             _REPAIR,
         )
-    for schema, role in checked.reach.creators:
-        if schema in checked.schemas:
-            name = quote_name(schema)
-            yield Finding(
-                "schema-open",
-                name,
-                "error",
-                f"{quote_name(role)} may create functions and operators in the schema, "
-                f"which sessions of other tenants would find there",
-                f"REVOKE CREATE ON SCHEMA {name} FROM PUBLIC, {quote_name(role)}",
-            )
+    for each in sorted(checked.schemas & set(database.schemas)):
+        for grant in sorted(database.schemas[each].grants, key=str):
+            if grant.privilege == "CREATE" and checked.gives_tenants(grant.role):
+                name, role = quote_name(each), quote_grantee(grant.role)
+                yield Finding(
+                    "schema-open",
+                    name,
+                    "error",
+                    f"{role} may create functions and operators in the schema, which "
+                    f"sessions of other tenants would find there",
+                    f"REVOKE CREATE ON SCHEMA {name} FROM {role}",
+                )
 
 
 # --- tables -------------------------------------------------------------------------
@@ -455,7 +481,10 @@ def _check_table(
         (grant.privilege, grant.role)
         for grant in table.grants
         if grant.privilege not in TENANT_PRIVILEGES
-        and checked.expected.reaches_tenants(grant.role)
+        and (
+            grant.role == checked.tenancy.admin_role
+            or checked.gives_tenants(grant.role)
+        )
     }
     for privilege, role in sorted(beyond):
         grantee = quote_grantee(role)
@@ -529,7 +558,7 @@ def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
     schemas = {schema for schema, name in checked.marked}
     open_to: dict[tuple[str, str], list[str]] = {}
     for row in checked.reach.open:
-        roles = _reaching(checked, row.roles, row.owner, row.users)
+        roles = checked.opened(row.nspname, row.holders, row.owner)
         if roles and not (not checked.has_models and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
     for key in {*open_to, *checked.database.tables}:
@@ -553,28 +582,6 @@ def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
             "mark the model with @with_rls or @shared_table"
             + (f", or REVOKE ALL ON {name} FROM the roles" if key in open_to else ""),
         )
-
-
-def _reaching(
-    checked: _Checked, roles: list[str], owner: str, users: list[str]
-) -> list[str]:
-    """Return who lets tenants use a relation.
-
-    :param roles: who holds privileges on it.
-    :param users: which of the group roles may use its schema.
-    """
-    reached = checked.reach.of("tenants")
-    found = [owner] if checked.belongs_to("tenants", owner) else []
-    for role in sorted(roles):
-        if role == checked.tenancy.admin_role:
-            continue
-        if role == "public" or checked.expected.is_group(role):
-            # what all tenants have counts where all may use the schema
-            if checked.tenancy.tenants_role in users:
-                found.append(quote_grantee(role))
-        elif checked.expected.is_tenant(role) or role in reached:
-            found.append(quote_grantee(role))
-    return found
 
 
 def _looks_shared(checked: _Checked, row: Any) -> bool:
@@ -628,8 +635,8 @@ def _check_around(checked: _Checked) -> Iterator[Finding]:
         if (
             row.kind == "heir"
             and key in tables
-            and row.open_to_tenants
             and heir not in checked.marked
+            and checked.opened(row.object_schema, row.holders, row.owner)
         ):
             name = quote_qualified(*heir)
             yield Finding(
@@ -643,19 +650,20 @@ def _check_around(checked: _Checked) -> Iterator[Finding]:
             )
     for view in checked.views:
         if view.table in tables:
-            yield from _check_view(view, tables[view.table])
+            is_open = bool(checked.opened(view.schema, view.holders))
+            yield from _check_view(view, tables[view.table], is_open)
 
 
-def _check_view(view: View, table: str) -> Iterator[Finding]:
+def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
     name = quote_qualified(view.schema, view.name)
     kind = "materialized view" if view.materialized else "view"
     yield Finding(
         "view-bypasses-rls",
         name,
         # one for reports may be meant so
-        "error" if view.open_to_tenants else "warning",
+        "error" if is_open else "warning",
         f"the {kind} reads {table} with the rights of its owner"
-        + ("" if view.open_to_tenants else ", though no tenant may use it"),
+        + ("" if is_open else ", though no tenant may use it"),
         "DROP it, or grant it to no tenant"
         if view.materialized
         else f"ALTER VIEW {name} SET (security_invoker = true)",
@@ -667,6 +675,8 @@ def _check_definers(checked: _Checked) -> Iterator[Finding]:
     for row in checked.reach.definers:
         table = marked.get((row.nspname, row.relname))
         if row.kind != "function" and table is None:
+            continue
+        if row.kind == "function" and not checked.opened(row.nspname, row.callers):
             continue
         is_tenants = checked.expected.is_tenant(row.owner)
         if not (row.is_exempt or row.acts_as or is_tenants):
