@@ -144,6 +144,10 @@ OPERATIONS: dict[str, tuple[str, ops.TenancyOp]] = {
         "CREATE ROLE more",
         ops.CreateGroupRoleOp("more", member_of="tenants"),
     ),
+    "create_group_role, member of ours": (
+        f"COMMENT ON ROLE tenants IS '{ops.OWNED_COMMENT}'; CREATE ROLE more",
+        ops.CreateGroupRoleOp("more", member_of="tenants"),
+    ),
     "create_group_role, missing": (
         "",
         ops.CreateGroupRoleOp("more", member_of="tenants"),

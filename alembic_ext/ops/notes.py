@@ -78,7 +78,7 @@ def is_needed(role: str, *, here: bool = False) -> str:
 
 def unless_needed(role: str, lines: Iterable[str]) -> list[str]:
     """Return lines that run unless :func:`is_needed`."""
-    left = notice(f"another database needs role {role}: left as it is")
+    left = notice(f"another database needs role {role}, so nothing changes")
     return if_lines(is_needed(role), [left], lines)
 
 
@@ -86,7 +86,7 @@ def unless_dropped_lines(role: str) -> list[str]:
     """Return the end of a block that drops a role, which others may use or drop."""
     return [
         "EXCEPTION WHEN dependent_objects_still_exist THEN",
-        "  " + notice(f"role {role} is in use, left alone"),
+        "  " + notice(f"role {role} is in use, so it stays"),
         # XX000, "tuple concurrently deleted" or "could not find tuple"
         "WHEN internal_error THEN",
         "  IF EXISTS (SELECT FROM pg_catalog.pg_roles"

@@ -174,7 +174,7 @@ class DropTenantRoleOp(_TenantRoleOp):
             lines += unless_dropped_lines(self.role)
             yield do_block(lines, notes.declare)
             return
-        left = notice(f"role {self.role} was not created here, left alone")
+        left = notice(f"role {self.role} was not created by a migration, so it stays")
         lines = if_lines(is_owned(self.role), [drop], [left])
         lines = unless_needed(self.tenants_role, lines)
         yield do_block([*lines, *unless_dropped_lines(self.role)])
