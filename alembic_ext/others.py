@@ -45,7 +45,7 @@ _NOT_ASKED = frozenset(("alembic_dddl",))
 
 _DEFAULT = re.compile(r"alter default privileges .*?((?:grant|revoke) .*)")
 _GRANT = re.compile(
-    r"(?:grant|revoke) (?:.* option for )?(?P<what>.*?)"
+    r"(?P<verb>grant|revoke) (?:.* option for )?(?P<what>.*?)"
     r"(?: on (?P<object>.*?))? (?:to|from) (?P<grantees>.*)"
 )
 
@@ -148,12 +148,16 @@ def _sql(op: Any, autogen_context: AutogenContext) -> str:
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """Yield statements in lower case, without quotes and comments, on one line."""
+    """Yield statements in lower case, without quotes and comments, on one line.
+
+    Of a ``DO`` block, each part that begins with the first word of a statement.
+    """
     sql = re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
-    for statement in sql.replace('"', "").split(";"):
-        words = " ".join(statement.split())
-        if words:
-            yield words.lower()
+    sql = " ".join(sql.replace('"', "").split()).lower()
+    separator = r";"
+    if re.match(r"do\b", sql):
+        separator = r"[;']|\b(?=(?:create|alter|drop|grant|revoke|reassign) )"
+    yield from filter(None, map(str.strip, re.split(separator, sql)))
 
 
 class _Ours:
@@ -171,13 +175,17 @@ class _Ours:
             rf"|alter table (?:if exists )?(?:only )?(?:{tables}) .*"
             r"(?:row level security|owner to)"
             r"|(?:create|create or replace|alter|drop) (?:function|routine) "
-            rf"(?:if exists )?{function}\b"
+            rf"(?:.* )?{function}\b"
             r"|(?:alter|drop) schema (?:if exists )?(?:.*, )?"
             rf"{re.escape(self.schema)}\b"
             r"|(?:drop|reassign) owned by"
         )
         self._on_table = re.compile(
             rf"(?:table )?(?:.*, )?(?:{tables})(?:,|$)|all tables in schema .*"
+        )
+        schemas = {self.schema} | {schema for schema, _ in comparison.marked}
+        self._on_schema = re.compile(
+            rf"schema (?:.*, )?(?:{'|'.join(re.escape(s.lower()) for s in schemas)})\b"
         )
 
     def _tables(self, comparison: Comparison) -> Iterator[str]:
@@ -208,9 +216,11 @@ class _Ours:
             return True
         if grant["object"] is None:
             return any(map(self._is_role, _names(grant["what"])))
-        return "public" in grantees and (
-            default is not None or self._on_table.match(grant["object"]) is not None
-        )
+        if "public" not in grantees or grant["verb"] == "revoke":
+            return False
+        if self._on_schema.match(grant["object"]):
+            return bool({"create", "all"} & set(_names(grant["what"])))
+        return default is not None or self._on_table.match(grant["object"]) is not None
 
     def _is_role(self, name: str) -> bool:
         return name in self.groups or name.startswith(self.prefix)

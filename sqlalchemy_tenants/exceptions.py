@@ -22,7 +22,8 @@ class TenancyError(Exception):
 
 
 class InvalidTenant(TenancyError, ValueError):
-    """The value cannot identify a tenant: wrong type, empty, NUL, or too long."""
+    """The value cannot identify a tenant: wrong type, empty, NUL, too long, another
+    spelling of a tenant, or no value of the models' tenant columns."""
 
 
 class TenantNotFound(TenancyError, LookupError):

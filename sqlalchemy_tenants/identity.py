@@ -9,7 +9,6 @@ form.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -53,6 +52,8 @@ _CASTS = {
 #: Every cast of a tenant column.
 CASTS = tuple(dict.fromkeys(_CASTS.values()))
 
+_TEXT_ONLY = frozenset({""})
+
 _RANGES = {"::smallint": 15, "::integer": 31, "::bigint": 63}
 
 _DDL = re.compile(
@@ -90,7 +91,7 @@ def tenant_type(type_: TypeEngine[Any]) -> TenantType | None:
         if base is None or base.cast:
             return base
         return TenantType("", base.bytewise or _may_fold(impl.collation))
-    # a domain, too, could be called "text"
+    # one that is called "text" looks like it; SQLAlchemy refuses that only from 2.1 on
     if isinstance(impl, postgresql.ENUM):
         return None
     try:
@@ -129,7 +130,7 @@ def _may_fold(collation: str | None) -> bool:
 
 
 def require_canonical(
-    tenant: TenantId, casts: Iterable[str], *, held: bool = True
+    tenant: TenantId, casts: frozenset[str], *, held: bool = True
 ) -> None:
     """Refuse a tenant whose text is not the canonical form of its value.
 
@@ -137,7 +138,9 @@ def require_canonical(
     :param held: also refuse a tenant that none of these columns can hold.
     :raises InvalidTenant: with the canonical form.
     """
-    text, casts = tenant_text(tenant), frozenset(casts)
+    if casts <= _TEXT_ONLY:
+        return
+    text = tenant_text(tenant)
     canonical = _another_form(text, casts)
     if canonical is not None and canonical != text:
         raise InvalidTenant(
@@ -146,7 +149,7 @@ def require_canonical(
             f"it would use the same rows: pass {canonical!r}",
             tenant=tenant,
         )
-    if held and casts and canonical is None and "" not in casts:
+    if held and canonical is None and "" not in casts:
         types = " or ".join(sorted(cast.removeprefix("::").upper() for cast in casts))
         raise InvalidTenant(
             f"tenant {tenant!r} cannot be in a tenant column of these models, which "

@@ -6,7 +6,7 @@ import enum
 import random
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from sqlalchemy.types import NullType, UserDefinedType
 
 from projects import Project, upgrade_of
 from servers import Database, Server, requested_version
-from sqlalchemy_tenants import InvalidTenant, Tenancy, TenantNotFound, with_rls
+from sqlalchemy_tenants import InvalidTenant, Policy, Tenancy, TenantNotFound, with_rls
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
 from sqlalchemy_tenants.declare import TenantTable, mark_of
 from sqlalchemy_tenants.identity import canonical_text
@@ -362,6 +362,7 @@ def test_a_type_is_judged_by_what_the_server_gets(database: Database) -> None:
         variant(Integer(), Numeric()),
         variant(Uuid(), LargeBinary()),
         Inner(postgresql.ENUM("a", name="text")),
+        Enum("a", name="text", schema="public"),
         Enum("a", name="uuid"),
         Spelled("citext"),
         Spelled("bpchar"),
@@ -460,6 +461,15 @@ def folding(database: Database) -> Database:
     return database
 
 
+def creation(table: str) -> Callable[[Policy], str]:
+    return lambda policy: (
+        f"CREATE POLICY {policy.name} ON {table}"
+        f" AS {'PERMISSIVE' if policy.permissive else 'RESTRICTIVE'}"
+        f" TO {', '.join(policy.roles or ())}"
+        f" USING ({policy.using}) WITH CHECK ({policy.with_check});"
+    )
+
+
 FOLDED = """
 CREATE DOMAIN folded AS text COLLATE folding;
 """
@@ -489,13 +499,7 @@ def test_where_the_models_name_a_collation_bytes_are_compared(
             "".join(f"DROP POLICY {policy.name} ON {name};" for policy in policies)
             + f"ALTER TABLE {name} ALTER COLUMN tenant TYPE"
             f" {'folded' if name == 'domains' else 'text COLLATE folding'};"
-            + "".join(
-                f"CREATE POLICY {policy.name} ON {name}"
-                f" AS {'PERMISSIVE' if policy.permissive else 'RESTRICTIVE'}"
-                f" TO {', '.join(policy.roles or ())}"
-                f" USING ({policy.using}) WITH CHECK ({policy.with_check});"
-                for policy in policies
-            ),
+            + "".join(map(creation(name), policies)),
             login="owner",
         )
         assert type_ is not None
@@ -554,6 +558,28 @@ def test_a_collation_that_only_the_database_knows_is_refused(
     folding.execute(found[1], login="owner")
     assert "op.create_policy(" in project.migrate()
     assert project.is_up_to_date()
+
+
+@pytest.mark.parametrize("type_", ["char(9)", "padded"])
+def test_a_column_that_pads_is_found(
+    migrated: Database, make_engine: Any, type_: str
+) -> None:
+    """Its policies are printed as those of a VARCHAR column are."""
+    mark = mark_of(METADATA.tables["texts"])
+    assert isinstance(mark, TenantTable)
+    policies = mark.policies(Tenancy())
+    migrated.execute(
+        "CREATE DOMAIN padded AS char(9);"
+        + "".join(f"DROP POLICY {policy.name} ON texts;" for policy in policies)
+        + f"ALTER TABLE texts ALTER COLUMN tenant TYPE {type_};"
+        + "".join(map(creation("texts"), policies))
+    )
+    for metadata in (METADATA, None):
+        manager = PostgresManager.from_engine(
+            make_engine(migrated.app_url), "public", metadata=metadata
+        )
+        found = [(each.code, each.object) for each in manager.check()]
+        assert found == [("tenant-type", "public.texts")]
 
 
 # --- the API says it early -----------------------------------------------------------

@@ -112,6 +112,11 @@ TOUCHING = [
     "ALTER FUNCTION tenancy.current_tenant() OWNER TO app",
     "DROP SCHEMA IF EXISTS tenancy CASCADE",
     "SELECT 1; DROP POLICY tenant_floor ON orders",
+    "DO $$ BEGIN IF true THEN DROP POLICY tenant_floor ON orders; END IF; END $$",
+    "DO $$ BEGIN EXECUTE 'REVOKE SELECT ON orders FROM tenants'; END $$",
+    "DROP FUNCTION IF EXISTS other(), tenancy.current_tenant()",
+    "GRANT CREATE ON SCHEMA tenancy TO PUBLIC",
+    "GRANT ALL ON SCHEMA a, public TO PUBLIC",
 ]
 
 
@@ -156,6 +161,10 @@ HARMLESS = [
     "CREATE ROLE reporting",
     "CREATE FUNCTION public.current_tenant() RETURNS text LANGUAGE sql RETURN 'x'",
     "CREATE VIEW v AS SELECT 1",
+    "INSERT INTO log VALUES ('drop policy p on orders')",
+    "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    "REVOKE ALL ON orders FROM PUBLIC",
+    "GRANT USAGE ON SCHEMA public TO PUBLIC",
 ]
 
 

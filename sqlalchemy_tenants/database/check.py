@@ -5,6 +5,7 @@ A few queries for any number of tables, and any login may run them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -437,18 +438,7 @@ def _check_table(
     if checked.tenancy.force and not table.force:
         message = "row-level security does not apply to the owner"
         yield Finding("rls-not-forced", name, "error", message, _REPAIR)
-    folded = checked.database.folded.get((table.schema, table.name), {})
-    if mark.column in folded:
-        column, collation = quote_name(mark.column), quote_name(folded[mark.column])
-        yield Finding(
-            "tenant-collation",
-            name,
-            "error",
-            f"column {column} has the nondeterministic collation {collation}, under "
-            f"which two tenants could be equal",
-            f"DROP the table's policies, ALTER TABLE {name} ALTER COLUMN {column} TYPE "
-            f'text COLLATE pg_catalog."default", then {_REPAIR}',
-        )
+    yield from _check_column(checked, name, table, mark.column)
     yield from _check_policies(
         name, table, mark, checked.tenancy, checked.database.function_visible
     )
@@ -475,6 +465,38 @@ def _check_table(
             "error",
             f"{grantee} has {privilege}, which no policy confines",
             f"REVOKE {privilege} ON {name} FROM {grantee}",
+        )
+
+
+# Types for which two texts may be equal, and which PostgreSQL compares as text, as it
+# does a VARCHAR: the policy looks like that of one.
+_FOLDING_TYPE = re.compile(r"(character|bpchar)(\(\d+\))?|(.*\.)?citext")
+
+
+def _check_column(
+    checked: _Checked, name: str, table: TableState, column: str
+) -> Iterator[Finding]:
+    """Yield what makes tenants equal that differ."""
+    kind = table.columns.get(column, "")
+    collation = checked.database.folded.get((table.schema, table.name), {}).get(column)
+    column = quote_name(column)
+    alter = f"DROP the table's policies, ALTER TABLE {name} ALTER COLUMN {column} TYPE"
+    if _FOLDING_TYPE.fullmatch(kind):
+        yield Finding(
+            "tenant-type",
+            name,
+            "error",
+            f"column {column} has type {kind}, for which two tenants could be equal",
+            f"{alter} text, then {_REPAIR}",
+        )
+    if collation is not None:
+        yield Finding(
+            "tenant-collation",
+            name,
+            "error",
+            f"column {column} has the nondeterministic collation "
+            f"{quote_name(collation)}, under which two tenants could be equal",
+            f'{alter} text COLLATE pg_catalog."default", then {_REPAIR}',
         )
 
 

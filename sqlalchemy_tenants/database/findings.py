@@ -66,6 +66,7 @@ CODES = {
     "no mark",
     "tenant-collation": "the tenant column takes tenants for equal whose names differ",
     "tenant-invalid": "no tenant column of the models can hold a tenant that exists",
+    "tenant-type": "the tenant column has a type for which two tenants could be equal",
     "trigger-bypasses-rls": "a trigger runs a `SECURITY DEFINER` function of somebody "
     "who sees rows of tenants",
     "view-bypasses-rls": "a view reads a table of tenants with the rights of its owner",
