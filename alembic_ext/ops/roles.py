@@ -335,7 +335,7 @@ class GrantMembershipOp(_MembershipOp):
     def statements(self, notes: Notes) -> Iterator[str]:
         membership = Membership(self.group, self.member, notes)
         if self.undo:
-            revoked = membership.revoked
+            revoked = membership.revoked(self.granted_by)
             lines = [self._grant(), *notes.remove(revoked)]
             lines = if_lines(notes.has(revoked, strict=False), lines)
             yield do_block(unless_needed(self.group, lines), notes.declare)

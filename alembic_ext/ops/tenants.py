@@ -252,8 +252,8 @@ class GrantTenantRoleOp(_LoginsOp):
                 for each in (self.role, login)
             ]
             lines = if_lines(" AND ".join(names), grant_tenant_lines(self.role, login))
-            lines += notes.remove(membership.revoked)
-            lines = if_lines(notes.has(membership.revoked, strict=False), lines)
+            lines += notes.remove(membership.revoked())
+            lines = if_lines(notes.has(membership.revoked(), strict=False), lines)
             yield do_block(unless_needed(self.tenants_role, lines), notes.declare)
 
     def reverse(self) -> RevokeTenantRoleOp:
