@@ -430,6 +430,8 @@ def test_white_space(declared: str, existing: str, expected: bool) -> None:
         't = "x',
         "t = $$x",
         "t = $a$x$b$",
+        "$$x = t",
+        "'x = t $$ $$",
         "t = 'x' /* /* */",
     ],
 )
