@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from alembic_ext import trees
 from alembic_ext.same import Answer, Question, compare_expressions, frozen_constants
-from expression_pairs import DIFFERENT, SAME, SETUP, UUID
+from expression_pairs import DIFFERENT, LASTING, MOMENTS, SAME, SETUP, UNCAST, UUID
 from servers import Database
 
 # Rows on which expressions that are said to be the same must agree.
@@ -790,37 +790,6 @@ def test_trees(connection: Connection, text: str) -> None:
 
 
 # --- constants that change by themselves ----------------------------------------------
-
-MOMENTS = [
-    "ts < 'now'::timestamptz",
-    "d = 'today'::date",
-    "d = CAST('tomorrow' AS date)",
-    "d = date 'yesterday'",
-    "d = DATE 'today' - 1",
-    "ts < timestamp with time zone ' NOW '",
-    "ts < timestamp(3) 'today 10:00'",
-    "d = ('now'::timestamptz)::date",
-    "d = (('today'))::pg_catalog.date",
-    "tm < time 'now'",
-    "d <@ '[today,tomorrow)'::daterange",
-    "d = ANY ('{today}'::date[])",
-]
-UNCAST = [
-    "d = 'today'",
-    "d IN ('2020-01-01', 'tomorrow')",
-    "ts - 'now' > interval '1 s'",
-]
-LASTING = [
-    "t = 'now'",
-    "t = 'today'::text",
-    "d = 'now'::text::date",
-    "ts < now()",
-    "d = CURRENT_DATE",
-    "d = '2020-01-01'::date AND t = 'today'",
-    "t = 'see you tomorrow' AND d = date '2020-01-01'",
-    "t = $$'today'::date$$",
-    'j @> \'{"a":"today"}\'',
-]
 
 
 def test_constants_that_change(connection: Connection) -> None:
