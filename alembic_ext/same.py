@@ -130,15 +130,15 @@ def _judged(
 
 # --- the text ------------------------------------------------------------------------
 
-# A lexeme each: a string with backslashes, a string or quoted name, a string in
-# dollars, a word or number, an operator, a comment, one of the other characters. White
-# space is PostgreSQL's, and no word of another alphabet is cut.
+# A lexeme each: a string with backslashes, a string or quoted name, the beginning of a
+# string in dollars, a word or number, an operator, a comment or its beginning, one of
+# the other characters. White space is PostgreSQL's.
 _LEXEME = re.compile(
     r"""
     [eE]'(?:[^'\\]|\\.|'')*'
   | '(?:[^']|'')*'
   | "(?:[^"]|"")*"
-  | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
+  | \$(?:[^\W\d]\w*)?\$
   | (?![eE]')\w[\w$]* | \$\d+
   | :: | /\* | --[^\n\r]*
   | (?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+
@@ -156,14 +156,24 @@ def lexemes(expression: str) -> list[str] | None:
 
     :return: ``None`` where a string, a name or a comment does not end.
     """
-    matches = list(_LEXEME.finditer(expression))
-    found = [match[0] for match in matches]
-    if "/*" in found:
-        start = matches[found.index("/*")].start()
-        end = _end_of_comment(expression, start)
-        if end is None:
-            return None
-        return lexemes(f"{expression[:start]} {expression[end:]}")
+    if "/*" in expression or "$" in expression:
+        for match in _LEXEME.finditer(expression):
+            start, end = match.span()
+            if match[0] == "/*":
+                end, literal = _end_of_comment(expression, start), []
+            elif match[0][0] == match[0][-1] == "$" != match[0]:
+                end = expression.find(match[0], end)
+                end += len(match[0]) if end > 0 else 0
+                literal = [expression[start:end]]
+            else:
+                continue
+            before = lexemes(expression[:start])
+            after = lexemes(expression[end:]) if end > start + 1 else None
+            if before is None or after is None:
+                return None
+            return [*before, *literal, *after]
+    # strings only: an object for each match would set the garbage collector to work
+    found = _LEXEME.findall(expression)
     if not _OPEN.isdisjoint(found):
         return None
     if "--" in expression:
@@ -171,13 +181,13 @@ def lexemes(expression: str) -> list[str] | None:
     return found
 
 
-def _end_of_comment(expression: str, position: int) -> int | None:
+def _end_of_comment(expression: str, position: int) -> int:
     depth = 0
     for match in re.compile(r"/\*|\*/").finditer(expression, position):
         depth += 1 if match[0] == "/*" else -1
         if not depth:
             return match.end()
-    return None
+    return -1
 
 
 def _is_closed(found: Iterable[str]) -> bool:

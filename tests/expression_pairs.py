@@ -444,3 +444,36 @@ DIFFERENT = [
         "EXISTS (SELECT FROM members JOIN teams USING (team) WHERE orders.i = 1)",
     ),
 ]
+
+#: Constants that are read when a policy is created: seen in the text, or by what the
+#: server prints, or none.
+MOMENTS = [
+    "ts < 'now'::timestamptz",
+    "d = 'today'::date",
+    "d = CAST('tomorrow' AS date)",
+    "d = date 'yesterday'",
+    "d = DATE 'today' - 1",
+    "ts < timestamp with time zone ' NOW '",
+    "ts < timestamp(3) 'today 10:00'",
+    "d = ('now'::timestamptz)::date",
+    "d = (('today'))::pg_catalog.date",
+    "tm < time 'now'",
+    "d <@ '[today,tomorrow)'::daterange",
+    "d = ANY ('{today}'::date[])",
+]
+UNCAST = [
+    "d = 'today'",
+    "d IN ('2020-01-01', 'tomorrow')",
+    "ts - 'now' > interval '1 s'",
+]
+LASTING = [
+    "t = 'now'",
+    "t = 'today'::text",
+    "d = 'now'::text::date",
+    "ts < now()",
+    "d = CURRENT_DATE",
+    "d = '2020-01-01'::date AND t = 'today'",
+    "t = 'see you tomorrow' AND d = date '2020-01-01'",
+    "t = $$'today'::date$$",
+    'j @> \'{"a":"today"}\'',
+]
