@@ -27,6 +27,7 @@ from sqlalchemy.schema import ForeignKeyConstraint
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import admitted
+from sqlalchemy_tenants.database.same import frozen_constants
 from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of, marks
 from sqlalchemy_tenants.policies import (
     current_tenant_sql,
@@ -36,7 +37,6 @@ from sqlalchemy_tenants.policies import (
 from sqlalchemy_tenants.tenancy import Tenancy
 
 from .comparison import Comparison
-from .same import frozen_constants
 from .tables import TableChanges
 
 _PREFIX = "alembic.autogenerate.tenants."

@@ -13,11 +13,15 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.catalog import Catalog, Dependency, Grant, ObjectType
 from sqlalchemy_tenants.database.expected import Expected
+from sqlalchemy_tenants.database.same import (
+    Answer,
+    Question,
+    compare_expressions,
+    questions_of,
+)
 from sqlalchemy_tenants.declare import TenantTable, marks
-from sqlalchemy_tenants.policies import OWN_POLICIES, Policy
+from sqlalchemy_tenants.policies import Policy
 from sqlalchemy_tenants.tenancy import Tenancy
-
-from .same import Answer, Question, compare_expressions
 
 # A child of Alembic's logger: shown where Alembic's own lines are, and not disabled by
 # the logging.config.fileConfig() of its env.py, as loggers unknown to it are.
@@ -84,21 +88,15 @@ class Comparison:
         self.answers.update(compare_expressions(self.connection, questions))
 
     def _questions(self, collections: Iterable[MetaData]) -> Iterator[Question]:
-        """Yield conditions of the users' own policies that the database has, too."""
+        """Yield the conditions of all users' own policies."""
         for metadata in collections:
             if Tenancy.of(metadata) not in self.configured:
                 continue
             for table, mark in marks(metadata):
                 key = (table.schema or self.default_schema, table.name)
                 existing = self.database.tables.get(key)
-                if existing is None or not isinstance(mark, TenantTable):
-                    continue
-                for target in self.policies_of(mark)[OWN_POLICIES:]:
-                    before = existing.policies.get(target.name)
-                    for part in ("using", "with_check"):
-                        old, new = getattr(before, part, None), getattr(target, part)
-                        if old is not None and new is not None:
-                            yield Question(*key, target.name, part, new, old)
+                if existing is not None and isinstance(mark, TenantTable):
+                    yield from questions_of(existing, mark, self.tenancy)
 
     def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
         """Return the policies of a table with that mark."""

@@ -13,9 +13,10 @@ from typing import Any
 from alembic.operations.ops import MigrateOperation, ModifyTableOps
 from sqlalchemy import text
 
+from sqlalchemy_tenants.database.same import qualified_expressions
+
 from . import ops
 from .comparison import Comparison
-from .same import qualified_expressions
 
 _COMMENTS = text(
     """

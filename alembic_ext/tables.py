@@ -21,6 +21,7 @@ from sqlalchemy_tenants.database.expected import (
     printed_policy,
     readers,
 )
+from sqlalchemy_tenants.database.same import Answer, Question
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
 from sqlalchemy_tenants.identity import tenant_collation
 from sqlalchemy_tenants.policies import (
@@ -35,7 +36,6 @@ from . import ops
 from .comparison import Comparison, log
 from .grants import grant_ops
 from .order import altered_columns, drop_key, is_among
-from .same import Answer, Question
 
 if TYPE_CHECKING:
     # Alembic loads this module halfway through its own import

@@ -20,9 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from alembic_ext import trees
-from alembic_ext.same import Answer, Question, compare_expressions, frozen_constants
 from expression_pairs import DIFFERENT, LASTING, MOMENTS, SAME, SETUP, UNCAST, UUID
 from servers import Database
+from sqlalchemy_tenants.database.same import (
+    Answer,
+    Question,
+    compare_expressions,
+    frozen_constants,
+)
 
 # Rows on which expressions that are said to be the same must agree.
 ROWS = """

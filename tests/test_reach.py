@@ -538,9 +538,20 @@ def test_a_users_own_policies_are_held_against_the_models(
     assert found() == [("error", "policy strict was altered")]
     migrated.execute(
         "DROP POLICY strict ON texts;"
-        "CREATE POLICY strict ON texts AS RESTRICTIVE TO tenants USING (id > 0)"
+        "CREATE POLICY strict ON texts AS RESTRICTIVE TO tenants USING (0 < id)"
     )
+    assert found() == [("error", "policy strict was altered")]
+    migrated.execute("ALTER POLICY strict ON texts USING ((id) > 0)")
     assert found() == []
+    migrated.execute("ALTER POLICY open ON texts USING (true)")
+    assert found() == [("warning", "policy open was altered")]
+    migrated.execute("ALTER POLICY open ON texts USING (id > 0)")
+    migrated.execute("REVOKE TEMPORARY ON DATABASE test FROM PUBLIC")
+    assert found() == []
+    migrated.execute("ALTER POLICY strict ON texts USING (id > 1 - 1)")
+    (unknown,) = found()
+    assert unknown[0] == "warning"
+    assert unknown[1].startswith("the login cannot tell whether policy strict")
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "check.md"

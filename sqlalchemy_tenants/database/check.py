@@ -6,7 +6,7 @@ A few queries for any number of tables, and any login may run them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_parts, printed_policy, readers
 from .findings import Finding, Severity
 from .reach import PREDEFINED, Reach, Reached, Start, read_reach
+from .same import compare_expressions, questions_of
 
 _UPGRADE = "alembic upgrade head"
 _REPAIR = "alembic revision --autogenerate, and upgrade"
@@ -50,6 +51,8 @@ class _Checked:
     :param has_models: whether marks come from models.
     :param schema: the schema of sessions, ``None`` for the login's search path.
     :param invalid: tenants that no tenant column of the models can hold.
+    :param altered: policies of the user's own, by schema, table and name, whose
+        condition is another one, or why that cannot be told.
     """
 
     expected: Expected
@@ -62,6 +65,7 @@ class _Checked:
     has_models: bool
     readers: dict[str, frozenset[str] | None]
     invalid: list[str]
+    altered: dict[tuple[str, str, str], str | None]
 
     @property
     def tenancy(self) -> Tenancy:
@@ -192,7 +196,27 @@ def _read(
             dumps=True,
         ),
         _invalid_tenants(connection, tenancy, metadata),
+        _altered_conditions(connection, tenancy, marked, database),
     )
+
+
+def _altered_conditions(
+    connection: Connection,
+    tenancy: Tenancy,
+    marked: Mapping[tuple[str, str], Mark | None],
+    database: Catalog,
+) -> dict[tuple[str, str, str], str | None]:
+    questions = [
+        question
+        for key, mark in marked.items()
+        if key in database.tables and isinstance(mark, TenantTable)
+        for question in questions_of(database.tables[key], mark, tenancy)
+    ]
+    return {
+        question[:3]: answer.reason
+        for question, answer in compare_expressions(connection, questions).items()
+        if not answer.same
+    }
 
 
 def _invalid_tenants(
@@ -468,6 +492,9 @@ def _check_table(
     yield from _check_policies(
         name, table, mark, checked.tenancy, checked.database.function_visible
     )
+    for key in checked.altered:
+        if key[:2] == (table.schema, table.name):
+            yield _altered_condition(checked, name, mark, key)
     for policy in table.policies.values():
         if "public" in (policy.roles or ()) and policy.permissive:
             yield Finding(
@@ -495,6 +522,20 @@ def _check_table(
             f"{grantee} has {privilege}, which no policy confines",
             f"REVOKE {privilege} ON {name} FROM {grantee}",
         )
+
+
+def _altered_condition(
+    checked: _Checked, name: str, mark: TenantTable, key: tuple[str, str, str]
+) -> Finding:
+    reason, quoted = checked.altered[key], quote_name(key[2])
+    narrows = any(p.name == key[2] and not p.permissive for p in mark.extra)
+    if reason is None:
+        severity: Severity = "error" if narrows else "warning"
+        message = f"policy {quoted} was altered"
+        return Finding("policy-altered", name, severity, message, _REPAIR)
+    message = f"the login cannot tell whether policy {quoted} was altered: {reason}"
+    remedy = "alembic check, as the role that migrates"
+    return Finding("policy-unknown", name, "warning", message, remedy)
 
 
 # Types for which two texts may be equal, and which PostgreSQL compares as text, as it

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from sqlalchemy_tenants.database import catalog
+from . import catalog
 
 if TYPE_CHECKING:
     from .same import Question

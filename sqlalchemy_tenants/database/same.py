@@ -26,7 +26,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlalchemy_tenants.policies import quote_dollar, quote_literal, quote_qualified
+from ..declare import TenantTable
+from ..policies import OWN_POLICIES, quote_dollar, quote_literal, quote_qualified
+from ..tenancy import Tenancy
+from .catalog import TableState
 
 
 class Question(NamedTuple):
@@ -46,6 +49,18 @@ class Question(NamedTuple):
     part: str
     declared: str
     existing: str
+
+
+def questions_of(
+    table: TableState, mark: TenantTable, tenancy: Tenancy
+) -> Iterator[Question]:
+    """Yield the conditions of a user's own policies that the database has, too."""
+    for policy in mark.policies(tenancy)[OWN_POLICIES:]:
+        found = table.policies.get(policy.name)
+        for part in ("using", "with_check"):
+            old, new = getattr(found, part, None), getattr(policy, part)
+            if old is not None and new is not None:
+                yield Question(table.schema, table.name, policy.name, part, new, old)
 
 
 class Answer(NamedTuple):
