@@ -364,6 +364,24 @@ def test_a_collation_that_takes_tenants_for_equal(
     assert "column tenant of table public.orders" in message
 
 
+@pytest.mark.parametrize("policy", ["tenant_floor", "p"])
+def test_a_recreated_policy_keeps_its_comment(
+    database: Database, tmp_path: Path, policy: str
+) -> None:
+    project = Project(tmp_path, database, POLICIED)
+    project.migrate()
+    database.execute(f"COMMENT ON POLICY {policy} ON orders IS 'ask the auditors'")
+    # a restrictive policy made permissive, and the opposite, is dropped and created
+    kind = "PERMISSIVE" if policy == "tenant_floor" else "RESTRICTIVE"
+    database.execute(
+        f"DROP POLICY {policy} ON orders; CREATE POLICY {policy} ON orders AS {kind}"
+        f" TO tenants USING (true);"
+        f"COMMENT ON POLICY {policy} ON orders IS 'ask the auditors'"
+    )
+    source = assert_migrates(project, POLICIED)
+    assert source.count("comment='ask the auditors'") == 2  # and the downgrade's
+
+
 # --- names -------------------------------------------------------------------------
 
 
