@@ -115,6 +115,7 @@ TOUCHING = [
     "DROP SCHEMA IF EXISTS tenancy CASCADE",
     "SELECT 1; DROP POLICY tenant_floor ON orders",
     "/* quick */ DROP POLICY tenant_floor ON orders",
+    "DROP POLICY tenant_floor ON -- quick\n orders",
     "CREATE FUNCTION tenancy.current_tenant() RETURNS text LANGUAGE sql RETURN 'x'",
     "DROP ROUTINE IF EXISTS tenancy.current_tenant",
     "ALTER SCHEMA tenancy OWNER TO app",
