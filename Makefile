@@ -7,16 +7,20 @@ ARGS :=
 PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
 # One environment for each series of SQLAlchemy, so that switching costs nothing, one
-# with the lowest versions that pyproject.toml allows, and one with libraries that are
-# used together with this one.
+# with the lowest versions that pyproject.toml allows, one with libraries that are used
+# together with this one, and one with sqlglot's compiled build, in which nothing can be
+# subclassed.
 NEWEST := .venv
 SA20 := .venv-sa20
 LOWEST := .venv-lowest
 CLIENTS := .venv-clients
+COMPILED := .venv-compiled
 GROUP := dev
 $(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
 $(LOWEST)/dependencies: SQLALCHEMY := sqlalchemy
+$(COMPILED)/dependencies: SQLALCHEMY := sqlalchemy
+$(COMPILED)/dependencies: MORE := "sqlglot[c]"
 $(LOWEST)/dependencies: CONSTRAINT := --constraint $(LOWEST)/lower-bounds
 $(CLIENTS)/dependencies: SQLALCHEMY := sqlalchemy
 $(CLIENTS)/dependencies: GROUP := clients
@@ -29,10 +33,11 @@ PIP := bin/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-lowest test-clients mutants lint format bench clean
+.PHONY: help demo test test-all test-lowest test-clients test-compiled
+.PHONY: mutants lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(NEWEST)/package ## Run the main job in front of you, on an embedded PostgreSQL
 	@$(NEWEST)/bin/python examples/quickstart/demo.py
@@ -43,7 +48,7 @@ test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 # What some tests are about is the server's doing, whatever SQLAlchemy's version; others
 # ask no server, or the newest one in any case.
 ignore = $(patsubst %,--ignore=tests/test_%.py,$(1))
-SERVER_ONLY := $(call ignore,attacks expressions pgbouncer drift_names moving mutants \
+SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_names moving mutants \
 	pgrls migration_faults benchmarks)
 SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks)
 
@@ -71,6 +76,9 @@ THEIR_WARNINGS := -W "ignore:The declarative_mixin:DeprecationWarning"
 test-clients: $(CLIENTS)/package ## Run small programs that use other libraries, too
 	@$(CLIENTS)/bin/$(PYTEST) $(THEIR_WARNINGS) tests/clients $(ARGS)
 
+test-compiled: $(COMPILED)/package ## Run the tests of conditions with sqlglot[c]
+	@$(COMPILED)/bin/$(PYTEST) tests/test_expressions.py tests/test_own_policies.py $(ARGS)
+
 # Not from here: the packages of the checkout would come before the mutated copy.
 mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
 	@cd tests && ../$(NEWEST)/bin/python -m mutants $(ARGS)
@@ -89,7 +97,8 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	@$(NEWEST)/bin/python benchmarks $(ARGS)
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(CLIENTS) benchmarks/.venvs build dist
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(CLIENTS) $(COMPILED)
+	@rm -rf benchmarks/.venvs build dist
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -99,7 +108,7 @@ clean: ## Remove everything that make created
 	@$*/$(PIP) install --upgrade "pip>=25.1"
 	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
 	@$*/$(PIP) install --group $(GROUP) ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
-		$(CONSTRAINT)
+		$(MORE) $(CONSTRAINT)
 	@touch $@
 
 # The tests are about what users install, entry point included.

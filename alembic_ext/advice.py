@@ -27,6 +27,7 @@ from sqlalchemy.schema import ForeignKeyConstraint
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import admitted
+from sqlalchemy_tenants.database.same import frozen_constants
 from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of, marks
 from sqlalchemy_tenants.policies import (
     current_tenant_sql,
@@ -48,6 +49,7 @@ VIEW_BYPASSES_RLS = "view-bypasses-rls"
 TABLE_UNMARKED = "table-unmarked"
 READS_NOTHING = "reads-nothing"
 NAMES_CHANGED = "names-changed"
+CONSTANT_FROZEN = "constant-frozen"
 
 
 def check_unmarked(collections: Iterable[MetaData]) -> None:
@@ -80,6 +82,36 @@ def check_models(collections: Iterable[MetaData]) -> None:
         for table, mark in marks(metadata):
             if isinstance(mark, TenantTable):
                 _check_table(table, mark.column)
+                for policy in mark.extra:
+                    for text in dict.fromkeys((policy.using, policy.with_check)):
+                        _check_constants(
+                            table.fullname, policy.name, frozen_constants(text or "")
+                        )
+
+
+def check_answers(comparisons: Iterable[Comparison]) -> None:
+    """Log constants that the server took for a date, though no cast says so."""
+    answers = (pair for each in comparisons for pair in each.answers.items())
+    for question, answer in answers:
+        known = frozen_constants(question.declared)
+        _check_constants(
+            question.table,
+            question.policy,
+            [each for each in answer.frozen if each not in known],
+        )
+
+
+def _check_constants(table: str, policy: str, constants: list[str]) -> None:
+    if constants:
+        _warn(
+            CONSTANT_FROZEN,
+            "policy %r on table %r has the constant %s: PostgreSQL keeps what it was "
+            "when the policy was created, and autogenerate finds another one each "
+            "time; write now() or CURRENT_DATE",
+            policy,
+            table,
+            ", ".join(constants),
+        )
 
 
 def _check_table(table: Table, tenant: str) -> None:

@@ -41,6 +41,7 @@ from .database import (
     usage,
 )
 from .order import dropped, outside_of_batches, touched
+from .originals import keep_originals
 from .tables import TableChanges, TableComparison
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def compare_after_tables(
     if refusals:
         raise CommandError("\n".join(refusals))
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]
+    keep_originals(run.comparisons[0], upgrade_ops.ops)
     if autogen_context.opts.get("render_as_batch"):
         upgrade_ops.ops[:] = outside_of_batches(upgrade_ops.ops)
     return PriorityDispatchResult.CONTINUE
@@ -203,21 +205,22 @@ def _start(autogen_context: AutogenContext) -> _Run:
             database.tables = catalog.read_tables(connection, names, columns=False)
             if declared:
                 database.tenants = catalog.read_tenants(connection, names)
-            comparisons.append(
-                Comparison(
-                    Expected(names),
-                    database,
-                    connection,
-                    default_schema,
-                    wanted,
-                    tuple(tenancy for tenancy, marked in found),
-                    _marked(collections, names, default_schema),
-                )
+            comparison = Comparison(
+                Expected(names),
+                database,
+                connection,
+                default_schema,
+                wanted,
+                tuple(tenancy for tenancy, marked in found),
+                _marked(collections, names, default_schema),
             )
+            comparison.ask(collections)
+            comparisons.append(comparison)
     advice.check_unmarked(collections)
     if any(comparison.wanted for comparison in comparisons):
         others.refuse_taken_names()
         advice.check_models(collections)
+        advice.check_answers(comparisons)
         advice.check_views(comparisons[0], collections)
     return _Run(comparisons, collections)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.catalog import Catalog, Dependency, Grant, ObjectType
 from sqlalchemy_tenants.database.expected import Expected
-from sqlalchemy_tenants.declare import TenantTable
+from sqlalchemy_tenants.database.same import (
+    Answer,
+    Question,
+    compare_expressions,
+    questions_of,
+)
+from sqlalchemy_tenants.declare import TenantTable, marks
 from sqlalchemy_tenants.policies import Policy
 from sqlalchemy_tenants.tenancy import Tenancy
 
@@ -29,6 +36,7 @@ class Comparison:
     :param wanted: whether a model is marked or a tenant declared.
     :param configured: the configurations with those names.
     :param marked: schema and name of the tables that models mark.
+    :param answers: which conditions of the users' own policies are the same.
     :param settled: marks and fingerprints of tables that were compared and found
         equal; of 1,000 tables most are alike.
     """
@@ -41,6 +49,7 @@ class Comparison:
     configured: tuple[Tenancy, ...]
     marked: frozenset[tuple[str, str]]
     settled: set[Any] = field(default_factory=set)
+    answers: dict[Question, Answer] = field(default_factory=dict)
     _policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
 
     @property
@@ -76,10 +85,27 @@ class Comparison:
         """What each policy mentions, read when first asked for."""
         return catalog.read_dependencies(self.connection)
 
-    @cached_property
-    def columns(self) -> dict[tuple[str, str], dict[str, str]]:
-        """Columns and their types by table, read when first asked for."""
-        return catalog.read_columns(self.connection)
+    def answer(self, question: Question) -> Answer:
+        """Tell whether a condition of the models is the one of the database."""
+        if question not in self.answers:
+            self.answers.update(compare_expressions(self.connection, [question]))
+        return self.answers[question]
+
+    def ask(self, collections: Iterable[MetaData]) -> None:
+        """Answer all questions of the run at once."""
+        questions = self._questions(collections)
+        self.answers.update(compare_expressions(self.connection, questions))
+
+    def _questions(self, collections: Iterable[MetaData]) -> Iterator[Question]:
+        """Yield the conditions of all users' own policies."""
+        for metadata in collections:
+            if Tenancy.of(metadata) not in self.configured:
+                continue
+            for table, mark in marks(metadata):
+                key = (table.schema or self.default_schema, table.name)
+                existing = self.database.tables.get(key)
+                if existing is not None and isinstance(mark, TenantTable):
+                    yield from questions_of(existing, mark, self.tenancy)
 
     def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
         """Return the policies of a table with that mark."""

@@ -155,7 +155,7 @@ def _statements(sql: str) -> Iterator[str]:
     sql = re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
     sql = " ".join(sql.replace('"', "").split()).lower()
     separator = r";"
-    if re.match(r"do\b", sql):
+    if re.search(r"(?:^|; ?)do\b", sql):
         separator = r"[;']|\b(?=(?:create|alter|drop|grant|revoke|reassign) )"
     yield from filter(None, map(str.strip, re.split(separator, sql)))
 

@@ -21,6 +21,7 @@ from sqlalchemy_tenants.database.expected import (
     printed_policy,
     readers,
 )
+from sqlalchemy_tenants.database.same import Answer, Question
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
 from sqlalchemy_tenants.identity import tenant_collation
 from sqlalchemy_tenants.policies import (
@@ -530,7 +531,7 @@ class TableComparison:
 
     def _has_own_text(self, before: Policy, target: Policy) -> bool:
         return self._is_own(target) and all(
-            self._same_tree(getattr(before, part), getattr(target, part), target)
+            self._has_own_spelling(getattr(before, part), getattr(target, part), target)
             for part in ("using", "with_check")
         )
 
@@ -546,99 +547,47 @@ class TableComparison:
     ) -> dict[str, tuple[Any, Any]]:
         """Return what differs, old and new, by the names of its parts."""
         result = altered_parts(before, target)
-        expressions = {
-            part: (getattr(before, part), getattr(target, part))
-            for part in ("using", "with_check")
-            if not self._same_tree(getattr(before, part), getattr(target, part), target)
-        }
-        if expressions and not result and not self._is_own(target):
-            expressions = self._ask_server(before, target, expressions)
-        return {**result, **expressions}
+        reasons = {}
+        for part in ("using", "with_check"):
+            old, new = getattr(before, part), getattr(target, part)
+            if old is None or new is None or self._is_own(target):
+                answer = Answer(self._has_own_spelling(old, new, target))
+            else:
+                question = Question(*self.key, target.name, part, new, old)
+                answer = self.comparison.answer(question)
+            if not answer.same:
+                result[part] = (old, new)
+            if answer.reason is not None:
+                reasons[part] = answer.reason
+        if reasons:
+            log.warning(
+                "cannot tell whether policy %r on table %r is the same in database "
+                "and models, and take it for altered: %s",
+                target.name,
+                self.full_name,
+                "; ".join(
+                    f"{part} is {result[part][0]} in the database and "
+                    f"{result[part][1]} in the models ({reason})"
+                    for part, reason in reasons.items()
+                ),
+            )
+        return result
 
-    def _same_tree(
+    def _has_own_spelling(
         self, before: str | None, target: str | None, policy: Policy
     ) -> bool:
-        """Whether the database's expression is the one of the models."""
-        if before is None or target is None:
-            return before is target
-        if before == target:
-            return True
-        database, tenancy = self.comparison.database, self.comparison.tenancy
-        if self._is_own(policy):
-            assert isinstance(self.mark, TenantTable)
-            # our own, whose printed form is known
-            return before in printed_policy(
-                policy, self.mark, tenancy, database.function_visible
-            )
-        from .expressions import same_expression
-
-        return same_expression(
-            target,
-            before,
-            table=quote_qualified(*self.key),
-            column_types=self._column_types(),
-            default_schema=self.comparison.default_schema,
+        """Whether the database's expression is one of ours as the models have it."""
+        if before is None or target is None or before == target:
+            return before == target
+        assert isinstance(self.mark, TenantTable)
+        # its printed form is known
+        comparison = self.comparison
+        return before in printed_policy(
+            policy,
+            self.mark,
+            comparison.tenancy,
+            comparison.database.function_visible,
         )
-
-    def _column_types(self) -> dict[str, str]:
-        types: dict[str, str] = {}
-        for (schema, name), columns in self.comparison.columns.items():
-            for column, type_ in columns.items():
-                types[f"{schema}.{name}.{column}"] = type_
-                if schema == self.comparison.default_schema:
-                    types[f"{name}.{column}"] = type_
-        types.update(self.comparison.columns.get(self.key, {}))
-        return types
-
-    def _ask_server(
-        self,
-        before: Policy,
-        target: Policy,
-        differences: dict[str, tuple[str | None, str | None]],
-    ) -> dict[str, tuple[str | None, str | None]]:
-        """Let the server print the models' expressions, and compare its text."""
-        from .expressions import deparse_on_server
-
-        if any(None in pair for pair in differences.values()):
-            return differences
-        printed = deparse_on_server(
-            self.comparison.connection,
-            columns=list(self.comparison.columns[self.key].items()),
-            using=target.using,
-            with_check=target.with_check,
-            command=target.command,
-            table=quote_name(self.name),
-        )
-        if printed is None:
-            for part, (old, new) in differences.items():
-                log.warning(
-                    "cannot tell whether policy %r on table %r is the same in database "
-                    "and models, and take it for altered; %s: %s | %s",
-                    target.name,
-                    self.full_name,
-                    part,
-                    old,
-                    new,
-                )
-            return differences
-        result = {}
-        for part, text in zip(("using", "with_check"), printed, strict=True):
-            if part not in differences:
-                continue
-            old, new = differences[part]
-            if text == old:
-                log.info(
-                    "policy %r on table %r is the same in database and models for the "
-                    "server, though it does not look like it; %s: %s | %s",
-                    target.name,
-                    self.full_name,
-                    part,
-                    old,
-                    new,
-                )
-            else:
-                result[part] = (old, new)
-        return result
 
     # --- privileges ------------------------------------------------------------------
 

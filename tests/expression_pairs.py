@@ -38,6 +38,8 @@ COLUMNS = (
     ("e", "status"),
     ("dom", "label"),
     ("ip", "inet"),
+    ("bits", "bit(4)"),
+    ("member", "members"),
     ("Mixed Case", "integer"),
     ("position", "integer"),
     ("tenant", "text"),
@@ -57,21 +59,9 @@ CREATE TABLE members (
 );
 CREATE TABLE teams (team integer, title text);
 CREATE TABLE orders ({", ".join(f'"{name}" {kind}' for name, kind in COLUMNS)});
+CREATE FUNCTION seen(orders) RETURNS boolean LANGUAGE sql RETURN $1.flag;
+CREATE FUNCTION hidden(orders) RETURNS boolean LANGUAGE sql RETURN $1.flag;
 """
-
-#: As the comparison gets them: a domain by its base type.
-COLUMN_TYPES = {
-    **dict(COLUMNS),
-    "dom": "text",
-    "current_tenant()": "text",
-    "other.tenant()": "text",
-    "members.id": "integer",
-    "members.tenant": "text",
-    "members.name": "character varying(20)",
-    "members.team": "integer",
-    "teams.team": "integer",
-    "teams.title": "text",
-}
 
 UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 
@@ -278,6 +268,21 @@ SAME = [
         "EXISTS (SELECT 1 FROM (SELECT members.id FROM members) q "
         "WHERE (q.id = orders.id))",
     ),
+    # bit and national strings
+    ("bits = B'0100'", "bits = X'4'"),
+    ("t = N'x'", "t = 'x'::bpchar::text"),
+    # the own table: with its schema, in a subselect, as a row
+    ("public.over(public.orders.t)", "over(orders.t)"),
+    (
+        "EXISTS (SELECT 1 FROM public.orders WHERE orders.id = i)",
+        "EXISTS (SELECT 1 FROM orders WHERE orders.id = orders.i)",
+    ),
+    ("seen(orders)", "public.seen(public.orders.*)"),
+    ("orders.*::text = 'x'", "CAST(orders AS text) = 'x'::text"),
+    ("orders IS NOT NULL", "orders.* IS NOT NULL"),
+    ("'orders'::regclass = 1", "'public.orders'::regclass = 1::oid"),
+    # domains
+    ("dom IN ('a', 'b')", "dom::text = ANY (ARRAY['a', 'b'])"),
 ]
 
 DIFFERENT = [
@@ -422,4 +427,53 @@ DIFFERENT = [
         "id = (SELECT count(DISTINCT tenant) FROM members)",
     ),
     ("EXISTS (SELECT 1 FROM members)", "NOT EXISTS (SELECT 1 FROM members)"),
+    # bit and national strings, the own table
+    ("bits = B'0100'", "bits = B'0101'"),
+    ("t = N'x'", "t = 'x'"),
+    ("seen(orders)", "hidden(orders)"),
+    ("orders IS NOT NULL", "NOT orders IS NULL"),
+    ("member IS NOT NULL", "NOT member IS NULL"),
+    ("i <> 1", "i = 1"),
+    ("'orders'::regclass = 1", "'members'::regclass = 1"),
+    (
+        "EXISTS (SELECT FROM orders o WHERE seen(o))",
+        "EXISTS (SELECT FROM orders o WHERE seen(orders))",
+    ),
+    (
+        "EXISTS (SELECT FROM members JOIN teams USING (team) WHERE team = 1)",
+        "EXISTS (SELECT FROM members JOIN teams USING (team) WHERE orders.i = 1)",
+    ),
+]
+
+#: Constants that are read when a policy is created: seen in the text, or by what the
+#: server prints, or none.
+MOMENTS = [
+    "ts < 'now'::timestamptz",
+    "d = 'today'::date",
+    "d = CAST('tomorrow' AS date)",
+    "d = date 'yesterday'",
+    "d = DATE 'today' - 1",
+    "ts < timestamp with time zone ' NOW '",
+    "ts < timestamp(3) 'today 10:00'",
+    "d = ('now'::timestamptz)::date",
+    "d = (('today'))::pg_catalog.date",
+    "tm < time 'now'",
+    "d <@ '[today,tomorrow)'::daterange",
+    "d = ANY ('{today}'::date[])",
+]
+UNCAST = [
+    "d = 'today'",
+    "d IN ('2020-01-01', 'tomorrow')",
+    "ts - 'now' > interval '1 s'",
+]
+LASTING = [
+    "t = 'now'",
+    "t = 'today'::text",
+    "d = 'now'::text::date",
+    "ts < now()",
+    "d = CURRENT_DATE",
+    "d = '2020-01-01'::date AND t = 'today'",
+    "t = 'see you tomorrow' AND d = date '2020-01-01'",
+    "t = $$'today'::date$$",
+    'j @> \'{"a":"today"}\'',
 ]

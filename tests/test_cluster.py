@@ -144,6 +144,10 @@ OPERATIONS: dict[str, tuple[str, ops.TenancyOp]] = {
         "CREATE ROLE more",
         ops.CreateGroupRoleOp("more", member_of="tenants"),
     ),
+    "create_group_role, member of ours": (
+        f"COMMENT ON ROLE tenants IS '{ops.OWNED_COMMENT}'; CREATE ROLE more",
+        ops.CreateGroupRoleOp("more", member_of="tenants"),
+    ),
     "create_group_role, missing": (
         "",
         ops.CreateGroupRoleOp("more", member_of="tenants"),
@@ -371,6 +375,21 @@ def test_options_and_grantor_are_restored(
     )
     friend.assert_undone(op)
     assert not member(friend.database, "tenant_acme", "tenant_globex")
+
+
+def test_what_two_grantors_granted_is_restored(friend: Migrated) -> None:
+    if friend.database.server.version < 16:
+        pytest.skip("PostgreSQL 15 has one grantor of a membership")
+    friend.database.execute("GRANT tenant_acme TO app", login="owner")
+    friend.assert_undone(
+        *(
+            ops.RevokeMembershipOp(
+                "tenant_acme", "app", inherit_option=False, granted_by=grantor
+            )
+            for grantor in ("owner", "friend")
+        )
+    )
+    assert not member(friend.database, "tenant_acme", "app")
 
 
 def test_a_member_that_did_not_inherit_does_not_again(here: Migrated) -> None:

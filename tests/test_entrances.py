@@ -89,7 +89,7 @@ def other_isolation(world: World, connection: Connection, tenant: str) -> Any:
 
 
 def other_tenancy(world: World, connection: Connection, tenant: str) -> Any:
-    tenancy = Tenancy(role_prefix="other_", shared_role="any", setting="a.b")
+    tenancy = Tenancy.named("other")
     return world.session("acme", connection, tenancy=tenancy)
 
 

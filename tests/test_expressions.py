@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,14 +19,15 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from alembic_ext.expressions import (
-    ExpressionError,
-    canonical,
-    deparse_on_server,
-    same_expression,
-)
-from expression_pairs import COLUMN_TYPES, COLUMNS, DIFFERENT, SAME, SETUP, TABLE
+from alembic_ext import trees
+from expression_pairs import DIFFERENT, LASTING, MOMENTS, SAME, SETUP, UNCAST, UUID
 from servers import Database
+from sqlalchemy_tenants.database.same import (
+    Answer,
+    Question,
+    compare_expressions,
+    frozen_constants,
+)
 
 # Rows on which expressions that are said to be the same must agree.
 ROWS = """
@@ -73,31 +74,40 @@ def run(connection: Connection, statement: str) -> Any:
     )
 
 
-def printed(connection: Connection, expression: str) -> str:
+POLICY = "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polname = '{}'"
+
+
+def printed(connection: Connection, expression: str, table: str = "orders") -> str:
     """What the server prints of a policy on the real table."""
     savepoint = connection.begin_nested()
     try:
-        run(connection, f"CREATE POLICY printed ON orders USING ({expression}\n)")
-        text: str = run(
-            connection,
-            "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy "
-            "WHERE polname = 'printed'",
-        ).scalar_one()
+        run(connection, f"CREATE POLICY printed ON {table} USING ({expression}\n)")
+        text: str = run(connection, POLICY.format("printed")).scalar_one()
         return text
     finally:
         savepoint.rollback()
 
 
-def same(a: str, b: str, **kw: Any) -> bool:
-    arguments = {
-        "table": "public.orders",
-        "column_types": COLUMN_TYPES,
-        "default_schema": "public",
-        **kw,
-    }
-    result = same_expression(a, b, **arguments)
-    assert result is same_expression(b, a, **arguments)
-    return result
+def question(declared: str, existing: str, table: str = "orders") -> Question:
+    return Question("public", table, "p", "using", declared, existing)
+
+
+def compare(connection: Connection, *pairs: tuple[str, str]) -> list[Answer]:
+    """Answers about what is declared, and what the server printed of the other."""
+    questions = [question(*pair) for pair in pairs]
+    answers = compare_expressions(connection, questions)
+    return [answers[each] for each in questions]
+
+
+def same(connection: Connection, declared: str, existing: str) -> bool:
+    (answer,) = compare(connection, (declared, existing))
+    assert answer.reason is None
+    return answer.same
+
+
+def same_tree(connection: Connection, declared: str, existing: str) -> bool:
+    """Where the server cannot be asked."""
+    return bool(trees.same_trees(connection, [question(declared, existing)]))
 
 
 def test_same(connection: Connection, subtests: pytest.Subtests) -> None:
@@ -105,11 +115,11 @@ def test_same(connection: Connection, subtests: pytest.Subtests) -> None:
         with subtests.test(a=a, b=b):
             text = printed(connection, a)
             assert text == printed(connection, b)
-            assert same(a, b)
-            assert same(a, text)
-            assert same(b, text)
-            # Printed text is read as it was printed.
-            assert same(text, printed(connection, text))
+            assert same(connection, a, text)
+            assert same(connection, b, text)
+            again = printed(connection, text)
+            assert same(connection, text, again)
+            assert same(connection, text, text.replace("\n", " "))
 
 
 def test_different(connection: Connection, subtests: pytest.Subtests) -> None:
@@ -117,13 +127,29 @@ def test_different(connection: Connection, subtests: pytest.Subtests) -> None:
         with subtests.test(a=a, b=b):
             text_a, text_b = printed(connection, a), printed(connection, b)
             assert text_a != text_b
+            assert same(connection, a, text_a)
+            assert same(connection, b, text_b)
+            for one, other in ((a, text_b), (b, text_a)):
+                assert not same(connection, one, other)
             for one, other in ((a, b), (text_a, b), (a, text_b), (text_a, text_b)):
-                assert not same(one, other)
-            assert same(a, text_a)
-            assert same(b, text_b)
-            # Where less is known less is the same, and nothing else is.
-            assert not same(a, text_b, column_types=None)
-            assert not same(text_a, b, column_types=None)
+                assert not same_tree(connection, one, other)
+                assert not same_tree(connection, other, one)
+
+
+def test_all_at_once(connection: Connection) -> None:
+    """Bad conditions among them spoil no other."""
+    texts = [text for pair in SAME + DIFFERENT for text in pair]
+    pairs = [(text, printed(connection, text)) for text in texts]
+    assert all(answer == Answer(True) for answer in compare(connection, *pairs))
+    others = [existing for _, existing in pairs]
+    others = [*others[1:], others[0]]
+    shifted = [(text, other) for text, other in zip(texts, others, strict=True)]
+    expected = [own == other for (_, own), other in zip(pairs, others, strict=True)]
+    bad = [("missing = 1", "flag"), ("flag +", "flag"), ("flag) OR (true", "flag")]
+    for more in ([], bad):
+        answers = compare(connection, *more, *shifted)[len(more) :]
+        assert [answer.same for answer in answers] == expected
+        assert not any(answer.reason for answer in answers)
 
 
 # --- generated expressions -----------------------------------------------------------
@@ -266,10 +292,12 @@ generated = settings(
 )
 
 
-def accepted(connection: Connection, expression: str) -> str | None:
+def accepted(
+    connection: Connection, expression: str, table: str = "orders"
+) -> str | None:
     """As :func:`printed`; None for what the server refuses."""
     try:
-        return printed(connection, expression)
+        return printed(connection, expression, table)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", "")[:2] not in {"42", "22", "0A"}:
             raise
@@ -293,8 +321,8 @@ def results(connection: Connection, expression: str) -> list[Any] | None:
 def test_generated(connection: Connection, expression: str) -> None:
     text = accepted(connection, expression)
     if text is not None:
-        assert same(expression, text)
-        assert same(text, text.replace("\n", " "))
+        assert same(connection, expression, text)
+        assert same(connection, expression, text.replace("\n", " "))
 
 
 def mutants(expression: str) -> Iterator[tuple[str, bool]]:
@@ -339,177 +367,439 @@ def test_generated_mutants(
     other = accepted(connection, mutant)
     if other is None:
         return
-    if text == other:
-        assert same(expression, other)
-        return
-    claims = {same(expression, other), same(text, mutant), same(text, other)}
-    if strict:
-        assert claims == {False}
-    elif True in claims:
-        # Another text, which the comparison takes for the same: it had better be.
-        assert results(connection, expression) == results(connection, mutant)
+    assert same(connection, mutant, text) is same(connection, expression, other)
+    assert same(connection, mutant, text) is (text == other)
+    if text != other:
+        claims = {
+            same_tree(connection, expression, other),
+            same_tree(connection, mutant, text),
+            same_tree(connection, text, other),
+        }
+        assert True not in claims or not strict
+        if True in claims:
+            # Another text, which the trees take for the same: it had better be.
+            assert results(connection, expression) == results(connection, mutant)
 
 
 @given(data=st.data())
 @generated
-def test_any_text_is_compared(data: st.DataObject) -> None:
-    """Text that is no SQL is compared as text; nothing but an answer comes out."""
+def test_any_text_is_compared(connection: Connection, data: st.DataObject) -> None:
+    """Whatever the text is, nothing but an answer comes out, and nothing is done."""
     pieces = [
         word for pair in SAME + DIFFERENT for text in pair for word in text.split()
     ]
     text = " ".join(data.draw(st.lists(st.sampled_from(pieces), max_size=12)))
-    same_expression(text, text + " ", column_types=COLUMN_TYPES)
-    with suppress(ExpressionError):
-        canonical(text, column_types=COLUMN_TYPES)
+    (answer,) = compare(connection, (text, "(flag AND (id = 987654))"))
+    assert not answer.same
+    assert run(connection, "SELECT 1").scalar_one() == 1
+    same_tree(connection, text, text)
 
 
-# --- what is not SQL, or not known ---------------------------------------------------
-
-
-def test_none_and_text() -> None:
-    assert same_expression(None, None)
-    assert not same_expression(None, "true")
-    assert not same_expression("true", None)
-    assert same_expression("(( ? ", "((  /* what */ ?\n")
-    assert not same_expression("(( 'a  b' ? ", "(( 'a b' ?")
-    assert not same_expression('(( "a" ?', '(( "A" ?')
-    assert not same_expression("a b", "ab")
+# --- the text -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "expression",
+    ("declared", "existing", "expected"),
     [
-        "",
-        "a = 1; DROP TABLE orders",
-        "a = 1)",
-        "(a = 1",
-        "a = 'x",
-        "a = $1",
-        "a = 1 b",
-        "a /* b",
-        "t IS JSON",
-        "t IS NFC NORMALIZED",
-        "count(*) OVER (PARTITION BY a) > 1",
-        "count(*) FILTER (WHERE a) > 1",
-        "a IN (WITH q AS (SELECT 1) SELECT 1 FROM q)",
-        "a IN (SELECT 1 UNION SELECT 2)",
-        "EXISTS (SELECT 1 FROM a NATURAL JOIN b)",
-        "EXISTS (SELECT 1 FROM a, LATERAL (SELECT 1) b)",
-        "EXISTS (SELECT 1 FROM a FOR UPDATE)",
-        "t = U&'\\0041'",
-        "t = B'1'",
+        ("(t = 'a  b'::text)", "(t =\n  'a  b'::text)", True),
+        ("(t = 'a  b'::text) -- few", "(t = 'a  b'::text)", True),
+        ("(t /* a /* b */ ' */ = 'a'::text)", "(t = 'a'::text)", True),
+        ("(t = 'a  b'::text)", "(t = 'a b'::text)", False),
+        ("(t = 'a--b'::text)", "(t = 'a'::text)", False),
+        ('("Mixed  Case" = 1)', '("Mixed Case" = 1)', False),
+        ("(t = 'it''s'::text)", "(t = 'it' 's'::text)", False),
     ],
 )
-def test_refused(expression: str) -> None:
-    with pytest.raises(ExpressionError) as error:
-        canonical(expression)
-    assert error.value.reason
-    assert "cannot read" in str(error.value)
+def test_white_space(declared: str, existing: str, expected: bool) -> None:
+    """Equal texts need no server: there is none."""
+    nobody: Any = None
+    if expected:
+        assert same(nobody, declared, existing)
+    else:
+        with pytest.raises(AttributeError):
+            same(nobody, declared, existing)
 
 
-def test_types_decide() -> None:
-    printed_for_varchar = "((tenant)::text = 'x'::text)"
-    for column_type, expected in (
-        ("character varying(20)", True),
-        ("text", True),
-        ("integer", False),
-        ("citext", False),
-        (None, False),
+@pytest.mark.parametrize(
+    "text",
+    [
+        "true) OR (true",
+        "true) UNION SELECT 1 FROM teams WHERE (true",
+        "true); SELECT nextval('counter'); SELECT (true",
+        "true; SELECT nextval('counter')",
+        "true\n); END; SELECT nextval('counter'); --",
+        "arr[1) = 1",
+        "(flag",
+        "t = 'x",
+        "t = E'x\\'",
+        't = "x',
+        "t = $$x",
+        "t = $a$x$b$",
+        "$$x = t",
+        "'x = t $$ $$",
+        "t = 'x' /* /* */",
+    ],
+)
+def test_text_that_is_no_closed_condition(connection: Connection, text: str) -> None:
+    run(connection, "CREATE SEQUENCE counter")
+    for pairs in ([(text, "flag")], [(text, "flag"), ("t = 'y'", "(t = 'y'::text)")]):
+        answers = compare(connection, *pairs)
+        assert not answers[0].same
+        assert "closed" in (answers[0].reason or "")
+        assert all(answer == Answer(True) for answer in answers[1:])
+    assert not run(connection, "SELECT is_called FROM counter").scalar_one()
+
+
+def test_nothing_is_evaluated(connection: Connection) -> None:
+    run(connection, "CREATE SEQUENCE counter")
+    text = "nextval('counter') > 0"
+    existing = printed(connection, text)
+    assert same(connection, text, existing)
+    assert same(connection, "nextval('counter'::regclass)>0", existing)
+    assert not same(connection, "nextval('counter') > 1", existing)
+    assert not run(connection, "SELECT is_called FROM counter").scalar_one()
+
+
+def test_what_the_server_refuses(connection: Connection) -> None:
+    """What a revision may create is no news; the reason of the rest is told."""
+    for text in ("missing = 1", "no_function(i)", "i = 1::no_type", "no_table.i = 1"):
+        assert compare(connection, (text, "flag")) == [Answer(False)]
+    for text, reason in (
+        ("", "syntax error"),
+        ("flag +", "syntax error"),
+        ("i = 'x'", "invalid input syntax"),
+        ("t", "must be type boolean"),
+        ("i = $1", "no parameter"),
+        ("flag, flag2", "must be type boolean"),
+        ("count(*) > 1", "aggregate functions are not allowed"),
+        ("generate_series(1, 2) = 1", "set-returning functions are not allowed"),
     ):
-        types = {"tenant": column_type} if column_type else None
-        result = same_expression(
-            "tenant = 'x'", printed_for_varchar, column_types=types
-        )
-        assert result is expected
-    assert same_expression("tenant = 'x'", "(tenant = 'x'::text)")
-    assert not same_expression("tenant = 'x'", "(tenant = 'x'::name)")
-    assert not same_expression("f('1')", "f(1)")
-    assert not same_expression("f('1')", "f('1'::integer)")
+        (answer,) = compare(connection, (text, "flag"))
+        assert not answer.same
+        assert reason in (answer.reason or "")
 
 
-# --- the server's opinion ------------------------------------------------------------
+# --- names ---------------------------------------------------------------------------
+
+NAMES = ("Order", "where", "select", 'quo"te', "it's", "100%", ":x", "a.b", "$$", "old")
 
 
-def ask(connection: Connection, using: str, **kw: Any) -> Any:
-    arguments = {"columns": COLUMNS, "with_check": None, "table": TABLE, **kw}
-    return deparse_on_server(connection, using=using, **arguments)
-
-
-def test_server_prints_the_same(connection: Connection) -> None:
-    for pair in SAME + DIFFERENT:
-        for expression in pair:
-            if "public.orders" not in expression:
-                answer = ask(connection, expression)
-                assert answer == (printed(connection, expression), None)
-    answer = ask(connection, "t LIKE '%x :y' -- %", with_check="i % 2 = 0 --")
-    assert answer == ("(t ~~ '%x :y'::text)", "((i % 2) = 0)")
-    arguments: dict[str, Any] = {"columns": COLUMNS, "table": 'public."orders"'}
-    answer = deparse_on_server(
-        connection, using=None, with_check="flag", command="INSERT", **arguments
+@pytest.mark.parametrize("name", [*NAMES, "end", "new", "two  words", "\\", "naïve 表"])
+def test_names_of_tables(connection: Connection, name: str) -> None:
+    quoted = '"{}"'.format(name.replace('"', '""'))
+    run(
+        connection,
+        f"CREATE SCHEMA {quoted};"
+        f"CREATE TABLE {quoted}.{quoted} (id int, {quoted} int);"
+        f"CREATE FUNCTION {quoted}.id(int) RETURNS int LANGUAGE sql RETURN 1;"
+        f"CREATE FUNCTION id(int) RETURNS int LANGUAGE sql RETURN 1;"
+        f"CREATE DOMAIN {quoted}.id AS int; CREATE DOMAIN public.id AS int",
     )
-    assert answer == (None, "flag")
+    pairs = [
+        (f"id = {quoted}", f"{quoted}.id = {quoted}.{quoted}.{quoted}"),
+        (f"{quoted}.* IS NULL", f"{quoted}.{quoted}.* IS NULL"),
+        ("id(id) = 1", f"public.id({quoted}.id) = 1"),
+        (f"{quoted}.id(id) = 1", f"{quoted}.id({quoted}.id) = 1"),
+        (f"id::{quoted}.id = 1", f"({quoted}.id)::{quoted}.id = 1"),
+        ("id::id = 1", f"{quoted}.id::public.id = 1"),
+        (
+            f"EXISTS (SELECT FROM {quoted}.{quoted} o WHERE o.id = {quoted}.id)",
+            f"EXISTS (SELECT FROM {quoted}.{quoted} AS o WHERE o.id={quoted}.id)",
+        ),
+        (
+            f"EXISTS (SELECT FROM {quoted}.{quoted} WHERE {quoted}.id = 1)",
+            f"EXISTS (SELECT FROM {quoted}.{quoted} WHERE id = 1)",
+        ),
+    ]
+    texts = [printed(connection, a, f"{quoted}.{quoted}") for a, _ in pairs]
+    questions, expected = [], []
+    for existing in texts:
+        for pair, text in zip(pairs, texts, strict=True):
+            for declared in pair:
+                questions.append(Question(name, name, "p", "using", declared, existing))
+                expected.append(text == existing)
+    answers = compare_expressions(connection, questions)
+    assert [answers[each] for each in questions] == list(map(Answer, expected))
 
 
-def test_server_has_no_opinion(
-    engine_for_expressions: Engine, database: Database
-) -> None:
+def test_a_namesake_is_another_object(connection: Connection) -> None:
+    run(
+        connection,
+        "CREATE SCHEMA auth;"
+        "CREATE FUNCTION auth.uid() RETURNS text LANGUAGE sql RETURN 'a';"
+        "CREATE FUNCTION public.uid() RETURNS text LANGUAGE sql RETURN 'b';"
+        "CREATE POLICY p ON orders USING (t = auth.uid())",
+    )
+    for path, own, other in (
+        ("public, auth", "(t = auth.uid())", "(t = uid())"),
+        ("auth, public", "(t = uid())", "(t = public.uid())"),
+    ):
+        run(connection, f"SET LOCAL search_path = {path}")
+        existing = run(connection, POLICY.format("p")).scalar_one()
+        assert existing == own
+        assert same(connection, own, existing)
+        assert same(connection, "auth.uid() = t", "(auth.uid() = t)") is (
+            path == "public, auth"
+        )
+        assert not same(connection, other, existing)
+
+
+@pytest.mark.parametrize(
+    "path", ["public, auth, storage, app", "auth, app, public", ""]
+)
+def test_search_paths(connection: Connection, path: str) -> None:
+    run(connection, "CREATE SCHEMA auth; CREATE SCHEMA storage; CREATE SCHEMA app")
+    texts = [text for pair in SAME for text in pair]
+    if not path:
+        texts = [text for text in texts if accepted_under(connection, text, path)]
+        assert len(texts) > 100
+    run(connection, f"SELECT set_config('search_path', '{path}', true)")
+    pairs = [(text, printed(connection, text, "public.orders")) for text in texts]
+    assert all(answer == Answer(True) for answer in compare(connection, *pairs))
+
+
+def accepted_under(connection: Connection, text: str, path: str) -> bool:
+    savepoint = connection.begin_nested()
+    try:
+        run(connection, f"SELECT set_config('search_path', '{path}', true)")
+        return accepted(connection, text, "public.orders") is not None
+    finally:
+        savepoint.rollback()
+
+
+def test_kinds_of_tables(connection: Connection) -> None:
+    run(
+        connection,
+        "CREATE TABLE parts (id int, gone int, t text) PARTITION BY RANGE (id);"
+        "CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (2);"
+        "CREATE TABLE child () INHERITS (teams);"
+        "ALTER TABLE parts DROP COLUMN gone;"
+        "ALTER TABLE parts ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY endless ON parts USING (EXISTS (SELECT FROM parts))",
+    )
+    for table, text in (
+        ("parts", "parts.t = 'x'"),
+        ("part", "t = 'x' OR EXISTS (SELECT FROM parts p WHERE p.id = part.id)"),
+        ("child", "title = 'x'"),
+    ):
+        asked = question(text, printed(connection, text, table), table)
+        assert compare_expressions(connection, [asked]) == {asked: Answer(True)}
+
+
+def test_hexadecimal_numbers(connection: Connection, database: Database) -> None:
+    existing = printed(connection, "i = 31")
+    if database.server.version >= 16:
+        assert same(connection, "i = 0x1F", existing)
+        assert same(connection, "i = 0b1_1111", existing)
+        assert not same(connection, "i = 0x1E", existing)
+
+
+# --- sessions -------------------------------------------------------------------------
+
+SPELLINGS = [("t = 'x'", "(t = 'x'::text)"), ("flag -- one", "flag")]
+
+
+def assert_open(connection: Connection, why: str) -> None:
+    """The texts and the trees give an answer, and the reason tells the rest."""
+    pairs = [
+        *SPELLINGS,
+        ("t LIKE 'x'", "(t ~~ 'x'::text)"),
+        ("t = 'y'", SPELLINGS[0][1]),
+    ]
+    answers = compare(connection, *pairs)
+    assert answers[:2] == [Answer(True), Answer(True)]
+    for answer in answers[2:]:
+        assert not answer.same
+        assert why in (answer.reason or "")
+    assert run(connection, "SELECT 1").scalar_one() == 1
+
+
+def test_sessions(engine_for_expressions: Engine) -> None:
     with engine_for_expressions.connect() as connection:
-        assert ask(connection, "flag") == ("flag", None)
-        assert not connection.in_transaction()
-        for expression in ("missing = 1", "flag +", "i = 'x'", "t", "true); SELECT (1"):
-            assert ask(connection, expression) is None
+        assert same(connection, "t='x'", SPELLINGS[0][1])
         assert not connection.in_transaction()
         with connection.begin():
-            assert ask(connection, "flag +") is None
-            run(connection, "SELECT 1")  # the transaction lives
-            run(connection, "SET TRANSACTION READ ONLY")
-            assert ask(connection, "flag") is None
-            run(connection, "SELECT 1")
-        with pytest.raises(ValueError, match="command"):
-            ask(connection, "flag", command="ALL USING (true)")
+            run(connection, "CREATE TABLE kept ()")
+            assert same(connection, "t='x'", SPELLINGS[0][1])
+            assert compare(connection, ("flag +", "flag"))[0].reason
+        run(connection, "DROP TABLE kept")
+        connection.commit()
     with engine_for_expressions.connect() as connection:
-        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
-        assert ask(autocommit, "flag") is None
-    database.execute(f'REVOKE TEMP ON DATABASE "{database.name}" FROM PUBLIC')
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert same(connection, "t='x'", SPELLINGS[0][1])
+        assert not same(connection, "t='y'", SPELLINGS[0][1])
+        run(connection, "CREATE TABLE kept ()")
+        assert compare(connection, ("flag +", "flag"))[0].reason
+    with engine_for_expressions.connect() as connection:
+        run(connection, "DROP TABLE kept")
+        with pytest.raises(DBAPIError):
+            run(connection, "SELECT 1/0")
+        with pytest.raises(DBAPIError) as error:  # nothing can be asked, nor told
+            same(connection, "t='x'", SPELLINGS[0][1])
+        assert error.value.orig.sqlstate == "25P02"  # type: ignore[union-attr]
+
+
+def test_read_only(connection: Connection) -> None:
+    run(connection, "SET TRANSACTION READ ONLY")
+    assert_open(connection, "read-only transaction")
+
+
+def test_login_without_rights(database: Database, connection: Connection) -> None:
+    """It needs none on the table; USAGE of schemas, and TEMP."""
+    hidden = "other.tenant() = t"
+    existing = printed(connection, hidden)
+    connection.rollback()
     engine = create_engine(database.app_url)
-    with engine.connect() as connection:
-        assert ask(connection, "flag", columns=[("flag", "boolean")]) is None
-        run(connection, "SELECT 1")
+    with engine.connect() as app:
+        assert same(app, "t='x'", SPELLINGS[0][1])
+        assert same(app, "seen(orders)", "seen(orders.*)")
+        (answer,) = compare(app, ("t = other.tenant()", existing))
+        assert "permission denied for schema other" in (answer.reason or "")
+        database.execute(f'REVOKE TEMP ON DATABASE "{database.name}" FROM PUBLIC')
+        assert_open(app, "permission denied to create temporary")
+    database.execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    with engine.connect() as app:
+        told, open_ = compare(app, SPELLINGS[1], ("t LIKE 'x'", "(t ~~ 'x'::text)"))
+        assert told == Answer(True)
+        assert "permission denied" in (open_.reason or "")
     engine.dispose()
 
 
-def test_server_leaves_no_trace(engine_for_expressions: Engine) -> None:
-    state = """
-        SELECT current_setting('search_path'), current_setting('lock_timeout'),
-               (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_policy),
-               (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()
-                 AND relation = 'orders'::regclass)
-    """
+def test_locks(engine_for_expressions: Engine) -> None:
+    """Nobody waits for long, whatever holds a table."""
+    many = [(f"t LIKE '{n}'", f"(t ~~ '{n}'::text)") for n in range(200)]
     with (
         engine_for_expressions.connect() as blocker,
         engine_for_expressions.connect() as connection,
     ):
-        with connection.begin():
-            before = run(connection, state).one()
-            assert ask(connection, "EXISTS (SELECT FROM orders o WHERE o.id = 1)")
-            assert run(connection, state).one() == before
-        # Whatever holds the table: the answer comes at once, or none does.
-        run(blocker, "LOCK TABLE orders, members")
-        assert ask(connection, "t = 'x'") == ("(t = 'x'::text)", None)
-        assert ask(connection, "orders.t = 'x'") == ("(t = 'x'::text)", None)
-        assert ask(connection, "EXISTS (SELECT FROM members)") is None
+        run(blocker, "LOCK TABLE orders, members IN EXCLUSIVE MODE")
+        assert same(connection, "t='x'", SPELLINGS[0][1])
         blocker.rollback()
+        run(blocker, "LOCK TABLE orders, members")
+        started = time.monotonic()
+        assert_open(connection, "lock timeout")
+        answers = compare(connection, *many)
+        assert not any(answer.same for answer in answers)
+        assert time.monotonic() - started < 3
+        run(connection, "SET LOCAL statement_timeout = '20ms'")
+        assert_open(connection, "statement timeout")
+        blocker.rollback()
+        run(blocker, "LOCK TABLE members")
+        connection.rollback()
+        answers = compare(
+            connection,
+            ("EXISTS (SELECT FROM members)", "true"),
+            ("t='x'", SPELLINGS[0][1]),
+        )
+        assert "lock timeout" in (answers[0].reason or "")
+        assert answers[1] == Answer(True)
 
 
-async def test_server_through_asyncpg(
-    engine_for_expressions: Engine, database: Database
-) -> None:
+def test_no_trace_is_left(connection: Connection) -> None:
+    state = """
+        SELECT current_setting('search_path'), current_setting('lock_timeout'),
+               current_setting('check_function_bodies'),
+               (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_proc),
+               (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()
+                 AND relation = 'orders'::regclass)
+    """
+    before = run(connection, state).one()
+    assert same(connection, "t='x'", SPELLINGS[0][1])
+    assert compare(connection, ("flag +", "flag"))[0].reason
+    assert run(connection, state).one() == before
+
+
+def test_temporary_namesakes(connection: Connection) -> None:
+    """Temporary objects of the session do not get in the way."""
+    run(
+        connection,
+        "CREATE TEMP TABLE orders (t int); CREATE TEMP TABLE members (i int)",
+    )
+    run(
+        connection,
+        "CREATE POLICY p ON public.orders USING (EXISTS (SELECT FROM public.members))",
+    )
+    now = run(connection, POLICY.format("p")).scalar_one()
+    assert same(connection, "EXISTS (SELECT FROM public.members)", now)
+    assert not same(connection, "EXISTS (SELECT FROM members)", now)
+    assert same(connection, "public.orders.t='x'", SPELLINGS[0][1])
+    run(
+        connection,
+        "CREATE FUNCTION pg_temp.sqlalchemy_tenants_condition_0() RETURNS int RETURN 1",
+    )
+    assert same(connection, "public.orders.t='x'", SPELLINGS[0][1])
+
+
+async def test_asyncpg(engine_for_expressions: Engine, database: Database) -> None:
     engine = create_async_engine(database.url("owner", "asyncpg"))
-    async with engine.connect() as connection:
-        answer = await connection.run_sync(ask, "t LIKE '%x :y' AND i % 2 = 0")
-        assert answer == ("((t ~~ '%x :y'::text) AND ((i % 2) = 0))", None)
-        assert await connection.run_sync(ask, "flag +") is None
-        async with connection.begin():
-            assert await connection.run_sync(ask, "missing = 1") is None
+    pairs = [
+        ("t LIKE '%x :y' AND i % 2 = 0", "((t ~~ '%x :y'::text) AND ((i % 2) = 0))"),
+        ("t = 'a' --", "(t = 'b'::text)"),
+        ("flag +", "flag"),
+    ]
+    for options in ({}, {"isolation_level": "AUTOCOMMIT"}):
+        async with engine.connect() as connection:
+            await connection.execution_options(**options)
+            answers = await connection.run_sync(compare, *pairs)
+            assert [answer.same for answer in answers] == [True, False, False]
+            assert answers[2].reason
             assert await connection.scalar(sqlalchemy.text("SELECT 1")) == 1
+            if not options:
+                await connection.execute(sqlalchemy.text("SET TRANSACTION READ ONLY"))
+                await connection.run_sync(assert_open, "read-only transaction")
     await engine.dispose()
+
+
+def test_few_statements(engine_for_expressions: Engine) -> None:
+    statements: list[str] = []
+    sqlalchemy.event.listen(
+        engine_for_expressions,
+        "before_cursor_execute",
+        lambda c, cursor, statement, *args: statements.append(statement),
+    )
+    pairs = [(f"i={n}", f"(i = {n})") for n in range(1000)]
+    with engine_for_expressions.connect() as connection:
+        assert all(answer.same for answer in compare(connection, *pairs))
+        assert len(statements) <= 4
+        statements.clear()
+        assert all(compare(connection, *((text, text) for _, text in pairs)))
+        assert statements == []
+
+
+# --- trees ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t = 'x'",
+        "orders.v = 'x' AND i = 1 AND NOT flag",
+        "(i IN (1, 2)) OR public.orders.flag",
+        "t IN ('a', 'b') AND t IS NOT NULL",
+        "i BETWEEN 1 AND 2 AND t <> 'x'",
+        f"u = '{UUID}' OR d > '2020-01-01'",
+        "t = current_setting('a.b', true) OR v = (SELECT current_setting('a.b'))",
+        "u = (SELECT current_setting('a.b', true)::uuid)",
+        "takes_bigint(big) AND other.tenant() = t AND flag = TRUE",
+        "NOT (flag OR flag2) AND (flag3 OR i <= 3)",
+    ],
+)
+def test_trees(connection: Connection, text: str) -> None:
+    existing = printed(connection, text)
+    assert same_tree(connection, text, existing)
+    assert not same_tree(connection, f"NOT ({text})", existing)
+
+
+# --- constants that change by themselves ----------------------------------------------
+
+
+def test_constants_that_change(connection: Connection) -> None:
+    for texts, by_text, by_server in (
+        (MOMENTS, True, True),
+        (UNCAST, False, True),
+        (LASTING, False, False),
+    ):
+        for text in texts:
+            assert bool(frozen_constants(text)) is by_text, text
+            (answer,) = compare(connection, (text, "flag"))
+            assert bool(answer.frozen) is by_server, text

@@ -120,6 +120,8 @@ OPERATIONS: list[TenancyOp] = [
                       object_type="FUNCTION"),
     GrantPrivilegesOp('"To%tal"(integer,"Sch%ema"."Table")', ["EXECUTE"], ["app"],
                       schema="Sch%ema", object_type="FUNCTION"),
+    GrantPrivilegesOp("p(text)", "EXECUTE", "app", schema="Sch%ema",
+                      object_type="FUNCTION"),
     GrantPrivilegesOp(None, ["SELECT"], ["app"], object_type="DEFAULT TABLES"),
     GrantPrivilegesOp("Sch%ema", "USAGE", "app", object_type="DEFAULT SEQUENCES"),
     RevokePrivilegesOp(None, "EXECUTE", "public", object_type="DEFAULT FUNCTIONS"),
@@ -136,6 +138,7 @@ CREATE SCHEMA "Sch%ema";
 CREATE TABLE "Sch%ema"."Table" (id serial, item text);
 CREATE FUNCTION "Sch%ema"."To%tal"(integer, "Sch%ema"."Table") RETURNS integer
 LANGUAGE sql AS 'SELECT $1';
+CREATE PROCEDURE "Sch%ema".p(text) LANGUAGE sql AS 'SELECT 1';
 ALTER TABLE "Sch%ema"."Table" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 """
 

@@ -3,6 +3,8 @@ refused, by its SQL, at whichever point of the run it comes."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,7 +114,21 @@ TOUCHING = [
     "ALTER FUNCTION tenancy.current_tenant() OWNER TO app",
     "DROP SCHEMA IF EXISTS tenancy CASCADE",
     "SELECT 1; DROP POLICY tenant_floor ON orders",
+    "/* quick */ DROP POLICY tenant_floor ON orders",
+    "DROP POLICY tenant_floor ON -- quick\n orders",
+    "CREATE FUNCTION tenancy.current_tenant() RETURNS text LANGUAGE sql RETURN 'x'",
+    "DROP ROUTINE IF EXISTS tenancy.current_tenant",
+    "ALTER SCHEMA tenancy OWNER TO app",
+    "DROP SCHEMA crm, tenancy CASCADE",
+    "GRANT SELECT (id) ON orders, a TO PUBLIC",
+    "REVOKE tenants FROM tenants_shared",
+    "ALTER USER tenant_acme LOGIN",
+    "DROP GROUP tenants",
+    "ALTER GROUP tenants ADD USER app",
+    "CREATE ROLE tenant_globex SUPERUSER",
+    "REVOKE ADMIN OPTION FOR tenants FROM app",
     "DO $$ BEGIN IF true THEN DROP POLICY tenant_floor ON orders; END IF; END $$",
+    "SELECT 1; DO $$ BEGIN DROP POLICY tenant_floor ON orders; END $$",
     "DO $$ BEGIN EXECUTE 'REVOKE SELECT ON orders FROM tenants'; END $$",
     "DROP FUNCTION IF EXISTS other(), tenancy.current_tenant()",
     "GRANT CREATE ON SCHEMA tenancy TO PUBLIC",
@@ -149,6 +165,32 @@ def test_wherever_and_however_it_comes(project: Project, kind: dict[str, str]) -
     assert result.status != 0
     assert "changes what keeps tenants apart" in result.output
     assert "drop policy tenant_floor on orders" in result.output
+
+
+DIRECTLY = """
+import runpy, sys
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+metadata = runpy.run_path("models.py")["Base"].metadata
+with create_engine(sys.argv[1]).connect() as connection:
+    produce_migrations(MigrationContext.configure(connection), metadata)
+"""
+
+
+@pytest.mark.parametrize("place", ["schema", "table"])
+def test_without_env_py_too(project: Project, place: str) -> None:
+    """Who compares by Alembic's functions has no hook."""
+    project.write_models(tool(TOUCHING[0], place=place))
+    result = subprocess.run(
+        [sys.executable, "-c", DIRECTLY, project.url],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert "some_tool changes what keeps tenants apart" in result.stdout
 
 
 HARMLESS = [

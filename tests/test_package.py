@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sqlalchemy_tenants
+from sqlalchemy_tenants import Tenancy
 
 
 def python(code: str) -> str:
@@ -104,23 +107,58 @@ def test_the_runtime_uses_no_private_name_of_another_package() -> None:
     assert private == set()
 
 
-OPERATIONS = [
+DIRECTIVES = [
     "create_tenancy",
     "drop_tenancy",
+    "replace_tenant_function",
+    "create_group_role",
+    "drop_group_role",
+    "alter_group_role",
+    "grant_membership",
+    "revoke_membership",
+    "create_tenant_role",
+    "drop_tenant_role",
+    "grant_tenant_role",
+    "revoke_tenant_role",
     "enable_rls",
     "disable_rls",
     "create_policy",
     "alter_policy",
     "drop_policy",
+    "alter_table_owner",
     "grant_privileges",
     "revoke_privileges",
-    "create_tenant_role",
-    "drop_tenant_role",
 ]
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", DIRECTIVES)
 def test_operations_are_functions_of_alembic_op(name: str) -> None:
+    """Their docstrings have an example, what they emit, and all of their parameters."""
     from alembic import op
+    from alembic.operations import Operations
 
-    assert getattr(op, name).__doc__
+    doc = getattr(op, name).__doc__
+    assert f"e.g.::\n\n        op.{name}(" in doc
+    assert "\n    Emits " in doc
+    assert ":raises " in doc
+    parameters = list(inspect.signature(getattr(Operations, name)).parameters)[1:]
+    documented = set(re.findall(r":param (\w+):", doc))
+    if name in ("create_tenancy", "drop_tenancy"):
+        assert "The parameters are those of :class:`sqlalchemy_tenants.Tenancy`" in doc
+        documented |= set(inspect.signature(Tenancy).parameters)
+    assert set(parameters) <= documented
+
+
+def test_a_directive_refuses_what_it_does_not_know() -> None:
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    op: Any = Operations(MigrationContext.configure(dialect_name="postgresql"))
+    for call in (
+        lambda: op.enable_rls("t", existing=(True, True)),
+        lambda: op.grant_privileges("t", "SELECT", "app", grant_option=True),
+        lambda: op.drop_policy("p", "t", comment="x"),
+        lambda: op.create_policy("p"),
+    ):
+        with pytest.raises(TypeError, match="argument"):
+            call()

@@ -183,6 +183,71 @@ ERRORS: list[tuple[str, str, str]] = [
         "table-distributed",
         "public.pg_dist_partition",
     ),
+    ("ALTER ROLE tenants_admin BYPASSRLS", "role-bypasses-rls", "tenants_admin"),
+    (
+        TENANT + "ALTER ROLE tenant_acme SUPERUSER",
+        "role-bypasses-rls",
+        "tenant_acme",
+    ),
+    # one tenant, or the shared role, may do what all may not
+    ("GRANT CREATE ON SCHEMA public TO tenants_shared", "schema-open", "public"),
+    (TENANT + "GRANT CREATE ON SCHEMA public TO tenant_acme", "schema-open", "public"),
+    (
+        TENANT + "CREATE ROLE ops; GRANT ops TO tenant_acme;"
+        "GRANT CREATE ON SCHEMA tenancy TO ops",
+        "schema-open",
+        "tenancy",
+    ),
+    *(
+        (
+            f"{TENANT} CREATE SCHEMA old; CREATE TABLE old.notes (id int); {usable};"
+            "GRANT SELECT ON old.notes TO tenants, PUBLIC",
+            "table-unmarked",
+            '"old".notes',
+        )
+        for usable in (
+            "GRANT USAGE ON SCHEMA old TO tenants_shared",
+            "GRANT USAGE ON SCHEMA old TO tenant_acme",
+            "ALTER SCHEMA old OWNER TO tenant_acme",
+        )
+    ),
+    *(
+        (
+            f"{TENANT} CREATE TABLE heir () INHERITS (texts);"
+            f"GRANT SELECT ON heir TO {role}",
+            "heir-open",
+            "public.heir",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    *(
+        (
+            f"{TENANT} CREATE VIEW v AS TABLE texts; GRANT SELECT ON v TO {role}",
+            "view-bypasses-rls",
+            "public.v",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    (
+        "CREATE TABLE stray (id int) PARTITION BY LIST (id);"
+        "GRANT SELECT ON stray TO tenants",
+        "table-unmarked",
+        "public.stray",
+    ),
+    *(
+        (
+            f"CREATE TABLE stray (id int); GRANT {privilege} ON stray TO tenants",
+            "table-unmarked",
+            "public.stray",
+        )
+        for privilege in ("UPDATE", "DELETE", "TRUNCATE")
+    ),
+    (
+        "CREATE ROLE ops; GRANT ops TO tenants; GRANT TRUNCATE ON texts TO ops",
+        "privilege-bypasses-rls",
+        "public.texts",
+    ),
+    ("GRANT TRUNCATE ON texts TO tenants_admin", "privilege-bypasses-rls", "public."),
 ]
 
 WARNINGS: list[tuple[str, str, str]] = [
@@ -236,6 +301,28 @@ WARNINGS: list[tuple[str, str, str]] = [
         "owner-without-set-config",
         "owner",
     ),
+    (
+        f"CREATE ROLE robot IN ROLE tenants_admin; CREATE FUNCTION f() {DEFINER};"
+        "ALTER FUNCTION f() OWNER TO robot",
+        "function-bypasses-rls",
+        "f()",
+    ),
+    (
+        "CREATE VIEW v WITH (security_invoker = 'off') AS TABLE texts",
+        "view-bypasses-rls",
+        "public.v",
+    ),
+    *(
+        (
+            f"{TENANT} CREATE FUNCTION f() {DEFINER};"
+            f"REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC;"
+            f"GRANT EXECUTE ON FUNCTION f() TO {role}",
+            "function-bypasses-rls",
+            "f()",
+        )
+        for role in ("tenants_shared", "tenant_acme")
+    ),
+    (f"CREATE FUNCTION pg_catalog.f() {DEFINER}", "function-bypasses-rls", "f()"),
 ]
 
 
@@ -271,16 +358,86 @@ def test_a_login_that_creates_roles(check: Check, migrated: Database) -> None:
     assert [finding.code for finding in check()] == expected
 
 
-def test_a_membership_that_gives_nothing_is_none(
-    check: Check, migrated: Database
+def test_a_tenant_that_creates_roles(check: Check, migrated: Database) -> None:
+    migrated.execute(TENANT + "ALTER ROLE tenant_acme CREATEROLE")
+    severity = "error" if requested_version() < 16 else "warning"
+    assert [(each.code, each.severity) for each in check()] == [
+        ("role-creates-roles", severity)
+    ]
+
+
+@pytest.mark.parametrize("option", ["INHERIT", "SET", "ADMIN", None])
+def test_each_option_of_a_membership_gives_something(
+    check: Check, migrated: Database, option: str | None
 ) -> None:
     if requested_version() < 16:
-        pytest.skip("before 16 a membership always gives something")
+        pytest.skip("before 16 a membership has no options, and gives all")
+    options = (f"{each} {each == option}" for each in ("INHERIT", "SET", "ADMIN"))
     migrated.execute(
-        "CREATE ROLE dba SUPERUSER;"
-        "GRANT dba TO app WITH INHERIT FALSE, SET FALSE, ADMIN FALSE"
+        f"CREATE ROLE dba SUPERUSER; GRANT dba TO app WITH {', '.join(options)}"
     )
-    assert check() == []
+    expected = [] if option is None else ["login-superuser"]
+    assert [finding.code for finding in check()] == expected
+
+
+#: Whether the login's membership is an error. Some roles came with 16 and 17.
+PREDEFINED = {
+    "pg_execute_server_program": True,
+    "pg_read_server_files": True,
+    "pg_write_server_files": True,
+    "pg_read_all_data": False,
+    "pg_write_all_data": False,
+    "pg_read_all_stats": False,
+    "pg_monitor": False,
+    "pg_signal_backend": False,
+    "pg_maintain": False,
+    "pg_create_subscription": False,
+}
+
+
+@pytest.mark.parametrize("role", PREDEFINED)
+def test_predefined_roles(check: Check, migrated: Database, role: str) -> None:
+    if not migrated.rows("SELECT FROM pg_roles WHERE rolname = %s", [role]):
+        pytest.skip("a later version of PostgreSQL has it")
+    migrated.execute(f"GRANT {role} TO app, tenants")
+    found = {
+        (finding.code, finding.severity)
+        for finding in check()
+        if role in finding.message
+    }
+    assert found == {
+        ("login-has-predefined-role", "error" if PREDEFINED[role] else "warning"),
+        ("role-has-predefined-role", "error"),
+    }
+
+
+def test_the_schema_of_sessions_counts_without_tables(
+    check: Check, migrated: Database
+) -> None:
+    migrated.execute("CREATE SCHEMA shop AUTHORIZATION app")
+    found = check(metadata=None, schema="shop")
+    assert [finding.code for finding in found] == ["login-owns-schema"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "roles", "is_shared"),
+    [
+        ("id int", "tenants, tenants_admin", True),
+        ("id int", "tenants", False),
+        ("id int", "tenants, tenants_admin, tenants_shared", False),
+        ("id int", "tenants, tenants_admin, PUBLIC", False),
+        ("id int, tenant text", "tenants, tenants_admin", False),
+    ],
+)
+def test_without_models_a_table_with_the_privileges_of_shared_ones_is_shared(
+    check: Check, migrated: Database, columns: str, roles: str, is_shared: bool
+) -> None:
+    migrated.execute(
+        f"CREATE TABLE stray ({columns}); GRANT SELECT ON stray TO {roles}"
+    )
+    expected = [] if is_shared else [("table-unmarked", "error")]
+    found = check(metadata=None)
+    assert [(finding.code, finding.severity) for finding in found] == expected
 
 
 SOUND = [
@@ -313,6 +470,18 @@ SOUND = [
     "REVOKE EXECUTE ON FUNCTION set_config(text, text, boolean) FROM PUBLIC;"
     "GRANT EXECUTE ON FUNCTION set_config(text, text, boolean) TO owner",
 ]
+
+
+def test_the_admin_role_may_own_and_use_what_it_likes(
+    check: Check, migrated: Database
+) -> None:
+    migrated.execute(
+        "GRANT CREATE ON SCHEMA public TO tenants_admin;"
+        "ALTER TABLE texts OWNER TO tenants_admin;"
+        "CREATE TABLE heir () INHERITS (ints); GRANT SELECT ON heir TO tenants_admin;"
+        "CREATE TABLE stray (id int); ALTER TABLE stray OWNER TO tenants_admin"
+    )
+    assert check() == []
 
 
 @pytest.mark.parametrize("statements", SOUND)
@@ -370,9 +539,20 @@ def test_a_users_own_policies_are_held_against_the_models(
     assert found() == [("error", "policy strict was altered")]
     migrated.execute(
         "DROP POLICY strict ON texts;"
-        "CREATE POLICY strict ON texts AS RESTRICTIVE TO tenants USING (id > 0)"
+        "CREATE POLICY strict ON texts AS RESTRICTIVE TO tenants USING (0 < id)"
     )
+    assert found() == [("error", "policy strict was altered")]
+    migrated.execute("ALTER POLICY strict ON texts USING ((id) > 0)")
     assert found() == []
+    migrated.execute("ALTER POLICY open ON texts USING (true)")
+    assert found() == [("warning", "policy open was altered")]
+    migrated.execute("ALTER POLICY open ON texts USING (id > 0)")
+    migrated.execute("REVOKE TEMPORARY ON DATABASE test FROM PUBLIC")
+    assert found() == []
+    migrated.execute("ALTER POLICY strict ON texts USING (id > 1 - 1)")
+    (unknown,) = found()
+    assert unknown[0] == "warning"
+    assert unknown[1].startswith("the login cannot tell whether policy strict")
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "check.md"

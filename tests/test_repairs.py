@@ -220,6 +220,35 @@ def test_roles_of_tenants_are_compared(
     assert expected in upgrade_of(source), source
 
 
+@pytest.mark.parametrize("schema", ["", " IN SCHEMA public"])
+def test_default_privileges_of_every_kind(project: Project, schema: str) -> None:
+    kinds = {"TABLES": "SELECT", "SEQUENCES": "USAGE", "FUNCTIONS": "EXECUTE"}
+    kinds["TYPES"] = "USAGE"
+    if not schema:
+        kinds["SCHEMAS"] = "USAGE"
+    for kind, privilege in kinds.items():
+        project.database.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE owner{schema}"
+            f" GRANT {privilege} ON {kind} TO tenants"
+        )
+    source = assert_migrates(project, ORDER + COUNTRY)
+    for kind in kinds:
+        assert f"'DEFAULT {kind}'" in upgrade_of(source)
+
+
+def test_a_login_of_the_shared_isolation_is_no_tenants_login(
+    database: Database, tmp_path: Path
+) -> None:
+    """A role of ours among the logins is a membership too many, and no login."""
+    models = declared(tenants=["acme"], logins=["app"])
+    project = Project(tmp_path, database, models)
+    project.migrate()
+    database.execute("GRANT tenant_acme TO tenants_shared")
+    source = upgrade_of(project.autogenerate())
+    assert "op.revoke_membership('tenant_acme', 'tenants_shared'" in source
+    assert "op.revoke_tenant_role" not in source
+
+
 # --- who will see nothing -------------------------------------------------------------
 
 
@@ -335,6 +364,24 @@ def test_a_collation_that_takes_tenants_for_equal(
     assert "column tenant of table public.orders" in message
 
 
+@pytest.mark.parametrize("policy", ["tenant_floor", "p"])
+def test_a_recreated_policy_keeps_its_comment(
+    database: Database, tmp_path: Path, policy: str
+) -> None:
+    project = Project(tmp_path, database, POLICIED)
+    project.migrate()
+    database.execute(f"COMMENT ON POLICY {policy} ON orders IS 'ask the auditors'")
+    # a restrictive policy made permissive, and the opposite, is dropped and created
+    kind = "PERMISSIVE" if policy == "tenant_floor" else "RESTRICTIVE"
+    database.execute(
+        f"DROP POLICY {policy} ON orders; CREATE POLICY {policy} ON orders AS {kind}"
+        f" TO tenants USING (true);"
+        f"COMMENT ON POLICY {policy} ON orders IS 'ask the auditors'"
+    )
+    source = assert_migrates(project, POLICIED)
+    assert source.count("comment='ask the auditors'") == 2  # and the downgrade's
+
+
 # --- names -------------------------------------------------------------------------
 
 
@@ -359,3 +406,18 @@ def test_names_that_changed(
         "SELECT nspacl::text FROM pg_namespace n WHERE nspname = 'public'"
     )[0]
     assert "tenants" not in usage.replace("shop_tenants", "")
+
+
+def test_a_reader_named_by_one_of_our_policies_keeps_what_it_has(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has not the privileges of tenants, and is none of an earlier configuration."""
+    project.database.execute(
+        "CREATE ROLE reporting; GRANT SELECT ON orders TO reporting;"
+        "ALTER POLICY tenant_isolation ON orders TO tenants, reporting"
+    )
+    caplog.clear()
+    source = upgrade_of(project.autogenerate())
+    assert "op.alter_policy(" in source
+    assert "op.revoke_privileges" not in source
+    assert warnings(caplog, "names-changed") == []

@@ -78,7 +78,7 @@ def is_needed(role: str, *, here: bool = False) -> str:
 
 def unless_needed(role: str, lines: Iterable[str]) -> list[str]:
     """Return lines that run unless :func:`is_needed`."""
-    left = notice(f"another database needs role {role}: left as it is")
+    left = notice(f"another database needs role {role}, so nothing changes")
     return if_lines(is_needed(role), [left], lines)
 
 
@@ -86,7 +86,7 @@ def unless_dropped_lines(role: str) -> list[str]:
     """Return the end of a block that drops a role, which others may use or drop."""
     return [
         "EXCEPTION WHEN dependent_objects_still_exist THEN",
-        "  " + notice(f"role {role} is in use, left alone"),
+        "  " + notice(f"role {role} is in use, so it stays"),
         # XX000, "tuple concurrently deleted" or "could not find tuple"
         "WHEN internal_error THEN",
         "  IF EXISTS (SELECT FROM pg_catalog.pg_roles"
@@ -193,10 +193,14 @@ class Membership:
         what = f"WITH INHERIT TRUE {quote_name(self.group)} to "
         return self._note(what, member, "each.grantor")
 
-    @property
-    def revoked(self) -> str:
-        """The note that it was revoked."""
-        return self._note(f"revoked {quote_name(self.group)} from ", self.member)
+    def revoked(self, granted_by: str | None = None) -> str:
+        """Return the note that it was revoked.
+
+        :param granted_by: only what this role granted.
+        """
+        what = f"revoked {quote_name(self.group)} from "
+        grantor = "" if granted_by is None else quote_literal(granted_by)
+        return self._note(what, self.member, grantor)
 
     def _revoke(self, member: str, option: str = "") -> str:
         revoke = quote_literal(f"REVOKE {option}{quote_name(self.group)} FROM ")
@@ -267,7 +271,7 @@ class Membership:
             *([] if tolerant else [f"PERFORM pg_catalog.pg_has_role({self._both});"]),
             f"FOR each IN SELECT {grantor} {rows} LOOP",
             "  " + self._revoke(self.member),
-            *indented(self.notes.add(self.revoked)),
+            *indented(self.notes.add(self.revoked(granted_by))),
             "END LOOP;",
         ]
         return do_block(lines, self.declare)

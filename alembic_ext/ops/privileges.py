@@ -107,7 +107,9 @@ class _PrivilegesOp(TenancyOp):
         if self.columns and self.object_type != "SEQUENCE":
             columns = ", ".join(map(quote_name, self.columns))
             privileges = ", ".join(f"{each} ({columns})" for each in self.privileges)
-        beginning = f"{verb} {privileges} ON {self.object_type} "
+        # a procedure has a signature, too
+        kind = "ROUTINE" if self._has_signature else self.object_type
+        beginning = f"{verb} {privileges} ON {kind} "
         dynamic = self._found_by_server()
         if dynamic is not None:
             line = f"EXECUTE {quote_literal(beginning)} || target"
@@ -179,8 +181,8 @@ class GrantPrivilegesOp(_PrivilegesOp):
     PRIVILEGES … GRANT``.
 
     :param table_name: name of the table, the sequence, the schema or the function. A
-        function with arguments is named as ``regprocedure`` prints it, as in
-        ``"total(integer, text)"``. ``None`` for the session's default schema, or for
+        function or procedure with arguments is named as ``regprocedure`` prints it, as
+        in ``"total(integer, text)"``. ``None`` for the session's default schema, or for
         default privileges in all schemas.
     :param privileges: as in ``["SELECT", "INSERT"]``.
     :param roles: grantees; ``"public"`` is everyone.

@@ -73,7 +73,7 @@ def drop_group_role_sql(
     """
     lines = if_lines(
         f"NOT {is_owned(role)}",
-        [notice(f"role {role} was not created here, left alone"), "RETURN;"],
+        [notice(f"role {role} was not created by a migration, so it stays"), "RETURN;"],
     )
     if keep_members is not None:
         has_members = (
@@ -83,16 +83,18 @@ def drop_group_role_sql(
             f" WHERE r.rolname = {quote_literal(role)} AND"
             f" pg_catalog.starts_with(t.rolname, {quote_literal(keep_members)}))"
         )
-        left = notice(f"role {role} has tenants, left alone")
+        left = notice(f"role {role} has tenants, so it stays")
         lines += if_lines(has_members, [left, "RETURN;"])
     if needed_by is not None:
-        left = notice(f"role {role} is in use, left alone")
+        left = notice(f"role {role} is in use, so it stays")
         lines += if_lines(is_needed(needed_by, here=here), [left, "RETURN;"])
     lines += [f"DROP ROLE {quote_name(role)};", *unless_dropped_lines(role)]
     return do_block(lines)
 
 
-def grant_group_role_sql(membership: Membership, *, unless_owned: bool = False) -> str:
+def grant_group_role_sql(
+    membership: Membership, *, dropped_with: str | None = None
+) -> str:
     """Return ``GRANT`` of a group role whose privileges the member inherits, unless it
     does already.
 
@@ -100,13 +102,13 @@ def grant_group_role_sql(membership: Membership, *, unless_owned: bool = False) 
     table's owner who is subject to the policies would backfill 0 rows, and validate
     foreign keys over orphans, without an error.
 
-    :param unless_owned: note nothing where an operation created the group role: what
-        drops it again revokes it, too.
+    :param dropped_with: note nothing where an operation created this role: dropping it
+        will revoke the membership, too.
     """
     group = quote_literal(membership.group)
     noted = membership.note_granted(inherits=True)
-    if unless_owned:
-        noted = unless_owned_lines(membership.group, noted)
+    if dropped_with is not None:
+        noted = unless_owned_lines(dropped_with, noted)
     grant = grant_line(quote_name(membership.group), membership.grantee, "INHERIT TRUE")
     # a superuser, or a member that inherits
     has = f"pg_catalog.pg_has_role({membership.member}, {group}, 'USAGE')"
@@ -153,7 +155,7 @@ class CreateGroupRoleOp(_GroupRoleOp):
         yield create_group_role_sql(self.role)
         for group, member in self._memberships:
             membership = Membership(group, member, notes)
-            yield grant_group_role_sql(membership, unless_owned=True)
+            yield grant_group_role_sql(membership, dropped_with=self.role)
 
     def reverse(self) -> DropGroupRoleOp:
         return self.converted(DropGroupRoleOp)
@@ -333,7 +335,7 @@ class GrantMembershipOp(_MembershipOp):
     def statements(self, notes: Notes) -> Iterator[str]:
         membership = Membership(self.group, self.member, notes)
         if self.undo:
-            revoked = membership.revoked
+            revoked = membership.revoked(self.granted_by)
             lines = [self._grant(), *notes.remove(revoked)]
             lines = if_lines(notes.has(revoked, strict=False), lines)
             yield do_block(unless_needed(self.group, lines), notes.declare)

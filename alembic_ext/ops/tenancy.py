@@ -96,7 +96,7 @@ class CreateTenancyOp(_TenancyNamesOp):
         yield from map(create_group_role_sql, tenancy.group_roles)
         for group, member in ((tenants, tenancy.shared_role), (admin, None)):
             membership = Membership(group, member, self._notes)
-            yield grant_group_role_sql(membership, unless_owned=True)
+            yield grant_group_role_sql(membership, dropped_with=group)
         usage = GrantPrivilegesOp(schema, "USAGE", self._readers, object_type="SCHEMA")
         yield from usage.statements(notes)
         yield do_block(self._grant_execute())
@@ -177,7 +177,7 @@ def _drop_schema_sql(schema: str) -> str:
             f"  DROP SCHEMA {name};",
             "END IF;",
             "EXCEPTION WHEN dependent_objects_still_exist THEN",
-            "  " + notice(f"schema {schema} is in use, left alone"),
+            "  " + notice(f"schema {schema} is in use, so it stays"),
         ]
     )
 

@@ -174,7 +174,7 @@ class DropTenantRoleOp(_TenantRoleOp):
             lines += unless_dropped_lines(self.role)
             yield do_block(lines, notes.declare)
             return
-        left = notice(f"role {self.role} was not created here, left alone")
+        left = notice(f"role {self.role} was not created by a migration, so it stays")
         lines = if_lines(is_owned(self.role), [drop], [left])
         lines = unless_needed(self.tenants_role, lines)
         yield do_block([*lines, *unless_dropped_lines(self.role)])
@@ -252,8 +252,8 @@ class GrantTenantRoleOp(_LoginsOp):
                 for each in (self.role, login)
             ]
             lines = if_lines(" AND ".join(names), grant_tenant_lines(self.role, login))
-            lines += notes.remove(membership.revoked)
-            lines = if_lines(notes.has(membership.revoked, strict=False), lines)
+            lines += notes.remove(membership.revoked())
+            lines = if_lines(notes.has(membership.revoked(), strict=False), lines)
             yield do_block(unless_needed(self.tenants_role, lines), notes.declare)
 
     def reverse(self) -> RevokeTenantRoleOp:

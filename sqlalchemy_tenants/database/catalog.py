@@ -61,7 +61,7 @@ class View(NamedTuple):
     """A view that reads a table with the rights of the view's owner.
 
     :param table: schema and name of the table, which it may read through other views.
-    :param open_to_tenants: whether the group role of tenants may use the view.
+    :param holders: who holds privileges on the view, its owner aside.
     :param owner_reads: whether the view's owner is exempt from the policies of other
         owners' tables: a superuser, or with ``BYPASSRLS``, or with the admin role.
     """
@@ -70,7 +70,7 @@ class View(NamedTuple):
     name: str
     table: tuple[str, str]
     materialized: bool
-    open_to_tenants: bool
+    holders: list[str]
     owner_reads: bool
 
 
@@ -287,10 +287,21 @@ _READS_AS_OWNER = """NOT EXISTS (
     SELECT FROM pg_catalog.pg_options_to_table(v.reloptions) o
     WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)"""
 
-#: Whether tenants hold a privilege on a relation ``o``.
-_OPEN_TO_TENANTS = """coalesce(
-    pg_catalog.has_any_column_privilege(tenants.oid, o.oid, 'SELECT, INSERT, UPDATE')
-    OR pg_catalog.has_table_privilege(tenants.oid, o.oid, 'DELETE, TRUNCATE'), false)"""
+
+def holders(relation: str) -> str:
+    """Return the array of who holds privileges on the rows of a relation, or on one of
+    its columns, the owner aside."""
+    return f"""ARRAY(
+        SELECT DISTINCT {_role("x.grantee")}
+        FROM (
+            SELECT {relation}.relacl UNION ALL
+            SELECT a.attacl FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = {relation}.oid AND a.attacl IS NOT NULL
+        ) AS acls (acl)
+        CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) x
+        WHERE x.grantee <> {relation}.relowner AND x.privilege_type IN (
+            'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'))"""
+
 
 _OUR_FUNCTION = "n.nspname = :schema AND p.proname = :function AND p.pronargs = 0"
 _FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
@@ -558,7 +569,7 @@ _VIEWS = text(
         FROM reads JOIN direct ON direct.view = reads.source
     )
     SELECT vn.nspname, v.relname, n.nspname, c.relname, v.relkind = 'm',
-        {_OPEN_TO_TENANTS.replace("o.oid", "v.oid")},
+        {holders("v")},
         owner.rolsuper OR owner.rolbypassrls
         OR coalesce(pg_catalog.pg_has_role(owner.oid, admin.oid, 'USAGE'), false)
     FROM reads
@@ -567,7 +578,6 @@ _VIEWS = text(
     JOIN pg_catalog.pg_class c ON c.oid = reads.source AND c.relkind IN ('r', 'p')
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_roles owner ON owner.oid = v.relowner
-    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
     LEFT JOIN pg_catalog.pg_roles admin ON admin.rolname = :admin_role
     WHERE {_USER_SCHEMAS} AND {_READS_AS_OWNER}
     """
@@ -727,10 +737,7 @@ def read_tenants(connection: Connection, tenancy: Tenancy) -> dict[str, TenantSt
 def read_views(connection: Connection, tenancy: Tenancy) -> list[View]:
     """Read the views that read a table with the rights of their owner, directly or
     through other views; one query."""
-    rows = connection.execute(
-        _VIEWS,
-        {"tenants_role": tenancy.tenants_role, "admin_role": tenancy.admin_role},
-    )
+    rows = connection.execute(_VIEWS, {"admin_role": tenancy.admin_role})
     return [
         View(schema, name, (table_schema, table), *rest)
         for schema, name, table_schema, table, *rest in rows

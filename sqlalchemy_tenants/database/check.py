@@ -6,7 +6,7 @@ A few queries for any number of tables, and any login may run them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_parts, printed_policy, readers
 from .findings import Finding, Severity
 from .reach import PREDEFINED, Reach, Reached, Start, read_reach
+from .same import compare_expressions, questions_of
 
 _UPGRADE = "alembic upgrade head"
 _REPAIR = "alembic revision --autogenerate, and upgrade"
@@ -50,6 +51,8 @@ class _Checked:
     :param has_models: whether marks come from models.
     :param schema: the schema of sessions, ``None`` for the login's search path.
     :param invalid: tenants that no tenant column of the models can hold.
+    :param altered: policies of the user's own, by schema, table and name, whose
+        condition is another one, or why that cannot be told.
     """
 
     expected: Expected
@@ -62,6 +65,7 @@ class _Checked:
     has_models: bool
     readers: dict[str, frozenset[str] | None]
     invalid: list[str]
+    altered: dict[tuple[str, str, str], str | None]
 
     @property
     def tenancy(self) -> Tenancy:
@@ -98,6 +102,31 @@ class _Checked:
         if start == "login":
             return bool(owner == self.reach.login.rolname)
         return self.expected.is_ours(owner) and owner != self.tenancy.admin_role
+
+    def gives_tenants(self, role: str) -> bool:
+        """Whether a tenant has what is granted to a role, or may act as it."""
+        return role == "public" or self.belongs_to("tenants", role)
+
+    def opened(
+        self, schema: str, holders: list[str], owner: str | None = None
+    ) -> list[str]:
+        """Return who lets tenants use a relation, or call a function.
+
+        :param holders: who holds privileges on it.
+        """
+        # everybody may use the schemas that are not read: those of the system
+        state = self.database.schemas.get(schema)
+        is_usable = (
+            state is None
+            or self.belongs_to("tenants", state.owner)
+            or any(
+                grant.privilege == "USAGE" and self.gives_tenants(grant.role)
+                for grant in state.grants
+            )
+        )
+        found = [owner] if owner and self.belongs_to("tenants", owner) else []
+        found += filter(self.gives_tenants, holders if is_usable else ())
+        return sorted(map(quote_grantee, found))
 
 
 def run_checks(
@@ -167,7 +196,27 @@ def _read(
             dumps=True,
         ),
         _invalid_tenants(connection, tenancy, metadata),
+        _altered_conditions(connection, tenancy, marked, database),
     )
+
+
+def _altered_conditions(
+    connection: Connection,
+    tenancy: Tenancy,
+    marked: Mapping[tuple[str, str], Mark | None],
+    database: Catalog,
+) -> dict[tuple[str, str, str], str | None]:
+    questions = [
+        question
+        for key, mark in marked.items()
+        if key in database.tables and isinstance(mark, TenantTable)
+        for question in questions_of(database.tables[key], mark, tenancy)
+    ]
+    return {
+        question[:3]: answer.reason
+        for question, answer in compare_expressions(connection, questions).items()
+        if not answer.same
+    }
 
 
 def _invalid_tenants(
@@ -377,17 +426,18 @@ def _check_database(checked: _Checked) -> Iterator[Finding]:
             "the function is not the one that policies rely on",
             _REPAIR,
         )
-    for schema, role in checked.reach.creators:
-        if schema in checked.schemas:
-            name = quote_name(schema)
-            yield Finding(
-                "schema-open",
-                name,
-                "error",
-                f"{quote_name(role)} may create functions and operators in the schema, "
-                f"which sessions of other tenants would find there",
-                f"REVOKE CREATE ON SCHEMA {name} FROM PUBLIC, {quote_name(role)}",
-            )
+    for each in sorted(checked.schemas & set(database.schemas)):
+        for grant in sorted(database.schemas[each].grants, key=str):
+            if grant.privilege == "CREATE" and checked.gives_tenants(grant.role):
+                name, role = quote_name(each), quote_grantee(grant.role)
+                yield Finding(
+                    "schema-open",
+                    name,
+                    "error",
+                    f"{role} may create functions and operators in the schema, which "
+                    f"sessions of other tenants would find there",
+                    f"REVOKE CREATE ON SCHEMA {name} FROM {role}",
+                )
 
 
 # --- tables -------------------------------------------------------------------------
@@ -442,6 +492,9 @@ def _check_table(
     yield from _check_policies(
         name, table, mark, checked.tenancy, checked.database.function_visible
     )
+    for key in checked.altered:
+        if key[:2] == (table.schema, table.name):
+            yield _altered_condition(checked, name, mark, key)
     for policy in table.policies.values():
         if "public" in (policy.roles or ()) and policy.permissive:
             yield Finding(
@@ -455,7 +508,10 @@ def _check_table(
         (grant.privilege, grant.role)
         for grant in table.grants
         if grant.privilege not in TENANT_PRIVILEGES
-        and checked.expected.reaches_tenants(grant.role)
+        and (
+            grant.role == checked.tenancy.admin_role
+            or checked.gives_tenants(grant.role)
+        )
     }
     for privilege, role in sorted(beyond):
         grantee = quote_grantee(role)
@@ -466,6 +522,20 @@ def _check_table(
             f"{grantee} has {privilege}, which no policy confines",
             f"REVOKE {privilege} ON {name} FROM {grantee}",
         )
+
+
+def _altered_condition(
+    checked: _Checked, name: str, mark: TenantTable, key: tuple[str, str, str]
+) -> Finding:
+    reason, quoted = checked.altered[key], quote_name(key[2])
+    narrows = any(p.name == key[2] and not p.permissive for p in mark.extra)
+    if reason is None:
+        severity: Severity = "error" if narrows else "warning"
+        message = f"policy {quoted} was altered"
+        return Finding("policy-altered", name, severity, message, _REPAIR)
+    message = f"the login cannot tell whether policy {quoted} was altered: {reason}"
+    remedy = "alembic check, as the role that migrates"
+    return Finding("policy-unknown", name, "warning", message, remedy)
 
 
 # Types for which two texts may be equal, and which PostgreSQL compares as text, as it
@@ -529,7 +599,7 @@ def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
     schemas = {schema for schema, name in checked.marked}
     open_to: dict[tuple[str, str], list[str]] = {}
     for row in checked.reach.open:
-        roles = _reaching(checked, row.roles, row.owner, row.users)
+        roles = checked.opened(row.nspname, row.holders, row.owner)
         if roles and not (not checked.has_models and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
     for key in {*open_to, *checked.database.tables}:
@@ -553,28 +623,6 @@ def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
             "mark the model with @with_rls or @shared_table"
             + (f", or REVOKE ALL ON {name} FROM the roles" if key in open_to else ""),
         )
-
-
-def _reaching(
-    checked: _Checked, roles: list[str], owner: str, users: list[str]
-) -> list[str]:
-    """Return who lets tenants use a relation.
-
-    :param roles: who holds privileges on it.
-    :param users: which of the group roles may use its schema.
-    """
-    reached = checked.reach.of("tenants")
-    found = [owner] if checked.belongs_to("tenants", owner) else []
-    for role in sorted(roles):
-        if role == checked.tenancy.admin_role:
-            continue
-        if role == "public" or checked.expected.is_group(role):
-            # what all tenants have counts where all may use the schema
-            if checked.tenancy.tenants_role in users:
-                found.append(quote_grantee(role))
-        elif checked.expected.is_tenant(role) or role in reached:
-            found.append(quote_grantee(role))
-    return found
 
 
 def _looks_shared(checked: _Checked, row: Any) -> bool:
@@ -628,8 +676,8 @@ def _check_around(checked: _Checked) -> Iterator[Finding]:
         if (
             row.kind == "heir"
             and key in tables
-            and row.open_to_tenants
             and heir not in checked.marked
+            and checked.opened(row.object_schema, row.holders, row.owner)
         ):
             name = quote_qualified(*heir)
             yield Finding(
@@ -643,19 +691,20 @@ def _check_around(checked: _Checked) -> Iterator[Finding]:
             )
     for view in checked.views:
         if view.table in tables:
-            yield from _check_view(view, tables[view.table])
+            is_open = bool(checked.opened(view.schema, view.holders))
+            yield from _check_view(view, tables[view.table], is_open)
 
 
-def _check_view(view: View, table: str) -> Iterator[Finding]:
+def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
     name = quote_qualified(view.schema, view.name)
     kind = "materialized view" if view.materialized else "view"
     yield Finding(
         "view-bypasses-rls",
         name,
         # one for reports may be meant so
-        "error" if view.open_to_tenants else "warning",
+        "error" if is_open else "warning",
         f"the {kind} reads {table} with the rights of its owner"
-        + ("" if view.open_to_tenants else ", though no tenant may use it"),
+        + ("" if is_open else ", though no tenant may use it"),
         "DROP it, or grant it to no tenant"
         if view.materialized
         else f"ALTER VIEW {name} SET (security_invoker = true)",
@@ -667,6 +716,8 @@ def _check_definers(checked: _Checked) -> Iterator[Finding]:
     for row in checked.reach.definers:
         table = marked.get((row.nspname, row.relname))
         if row.kind != "function" and table is None:
+            continue
+        if row.kind == "function" and not checked.opened(row.nspname, row.callers):
             continue
         is_tenants = checked.expected.is_tenant(row.owner)
         if not (row.is_exempt or row.acts_as or is_tenants):

@@ -40,6 +40,8 @@ CODES = {
     "policy-altered": "a policy is not the one that the models declare",
     "policy-for-public": "a permissive policy lets every role with privileges in",
     "policy-missing": "a policy that the models declare does not exist",
+    "policy-unknown": "the login cannot tell whether a policy's condition is the one "
+    "that the models declare",
     "privilege-bypasses-rls": "tenants have a privilege that no policy confines",
     "reads-nothing": "a role may read a table of tenants, but no policy shows it a row",
     "rls-disabled": "row-level security is off",

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from ..policies import quote_name
 from ..tenancy import Tenancy
-from .catalog import _FIRST_OID, _OPEN_TO_TENANTS, _USER_SCHEMAS
+from .catalog import _FIRST_OID, _FUNCTION_ACL, _USER_SCHEMAS, holders
 
 #: Predefined roles that lead past the policies, or to others' data, and what they do.
 PREDEFINED = {
@@ -61,7 +61,6 @@ class Reach:
     :param open: relations without row-level security, with the roles that hold
         privileges on them.
     :param definers: functions and rules that run with the rights of their owner.
-    :param creators: schemas in which tenants can create objects.
     :param distributed: tables that Citus distributes; its list of them where that
         cannot be read.
     :param without_set_config: owners of tables who may not execute ``set_config()``.
@@ -73,7 +72,6 @@ class Reach:
     around: list[Any]
     open: list[Any]
     definers: list[Any]
-    creators: list[Any]
     distributed: set[tuple[str, str]]
     without_set_config: list[str]
 
@@ -161,13 +159,12 @@ _AROUND = text(
     )
     SELECT around.kind, n.nspname, c.relname, around.attname,
         objects.nspname AS object_schema, o.relname AS object_name,
-        {_OPEN_TO_TENANTS} AS open_to_tenants
+        {holders("o")} AS holders, pg_catalog.pg_get_userbyid(o.relowner) AS owner
     FROM around
     JOIN pg_catalog.pg_class c ON c.oid = around.source
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_class o ON o.oid = around.object
     LEFT JOIN pg_catalog.pg_namespace objects ON objects.oid = o.relnamespace
-    LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
     """
 )
 
@@ -175,21 +172,7 @@ _AROUND = text(
 _OPEN = text(
     f"""
     SELECT n.nspname, c.relname, c.relkind,
-        pg_catalog.pg_get_userbyid(c.relowner) AS owner, ARRAY(
-            SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'public'
-                ELSE pg_catalog.pg_get_userbyid(x.grantee) END
-            FROM (
-                SELECT c.relacl UNION ALL SELECT a.attacl
-                FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL
-            ) AS acls (acl)
-            CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) x
-            WHERE x.grantee <> c.relowner AND x.privilege_type IN (
-                'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
-        ) AS roles,
-        ARRAY(SELECT r.rolname FROM pg_catalog.pg_roles r
-            WHERE r.rolname IN (:tenants_role, :admin_role)
-            AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')) AS users
+        {holders("c")} AS holders, pg_catalog.pg_get_userbyid(c.relowner) AS owner
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
@@ -201,11 +184,11 @@ _OPEN = text(
     """
 )
 
-# Functions that tenants may call, functions of triggers, and rules: what runs with the
-# rights of somebody else. One row each, with who this is.
+# Functions, functions of triggers, and rules: what runs with the rights of somebody
+# else. One row each, with who this is, and of functions who may call them.
 _DEFINERS = text(
     f"""
-    SELECT d.kind, d.name, d.nspname, d.relname, o.rolname AS owner,
+    SELECT d.kind, d.name, d.nspname, d.relname, d.callers, o.rolname AS owner,
         o.rolsuper OR o.rolbypassrls AS is_exempt,
         ARRAY(
             SELECT r.rolname FROM pg_catalog.pg_roles r
@@ -214,39 +197,32 @@ _DEFINERS = text(
         ) AS acts_as
     FROM (
         SELECT 'function' AS kind, p.oid::pg_catalog.regprocedure::text AS name,
-            p.proowner AS owner, NULL::name AS nspname, NULL::name AS relname
+            p.proowner AS owner, n.nspname, NULL::name AS relname, ARRAY(
+                SELECT CASE WHEN x.grantee = 0 THEN 'public'
+                    ELSE pg_catalog.pg_get_userbyid(x.grantee) END
+                FROM pg_catalog.aclexplode({_FUNCTION_ACL}) x
+                WHERE x.grantee <> p.proowner
+            ) AS callers
         FROM pg_catalog.pg_proc p
-        JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
         WHERE p.prosecdef
         AND p.prorettype NOT IN (
             'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
-        AND pg_catalog.has_function_privilege(tenants.oid, p.oid, 'EXECUTE')
-        AND pg_catalog.has_schema_privilege(tenants.oid, p.pronamespace, 'USAGE')
         UNION ALL
-        SELECT 'trigger', t.tgname, p.proowner, n.nspname, c.relname
+        SELECT 'trigger', t.tgname, p.proowner, n.nspname, c.relname, NULL
         FROM pg_catalog.pg_trigger t
         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE p.prosecdef AND NOT t.tgisinternal
         UNION ALL
-        SELECT 'rule', w.rulename, c.relowner, n.nspname, c.relname
+        SELECT 'rule', w.rulename, c.relowner, n.nspname, c.relname, NULL
         FROM pg_catalog.pg_rewrite w
         JOIN pg_catalog.pg_class c ON c.oid = w.ev_class AND c.relkind IN ('r', 'p')
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE {_USER_SCHEMAS}
     ) AS d
     JOIN pg_catalog.pg_roles o ON o.oid = d.owner
-    """
-)
-
-_CREATORS = text(
-    f"""
-    SELECT n.nspname, r.rolname
-    FROM pg_catalog.pg_namespace n
-    CROSS JOIN pg_catalog.pg_roles r
-    WHERE {_USER_SCHEMAS} AND r.rolname IN (:tenants_role, :shared_role)
-    AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE')
     """
 )
 
@@ -287,7 +263,6 @@ def read_reach(
         "role_prefix": tenancy.role_prefix,
         "tenants_role": tenancy.tenants_role,
         "shared_role": tenancy.shared_role,
-        "admin_role": tenancy.admin_role,
     }
 
     def rows(statement: Any, *parameters: str, **more: Any) -> list[Any]:
@@ -310,10 +285,9 @@ def read_reach(
             for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
         ],
         owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
-        around=rows(_AROUND, "tenants_role"),
-        open=rows(_OPEN, "tenants_role", "admin_role"),
-        definers=rows(_DEFINERS, "tenants_role", readers=list(readers)),
-        creators=rows(_CREATORS, "tenants_role", "shared_role"),
+        around=rows(_AROUND),
+        open=rows(_OPEN),
+        definers=rows(_DEFINERS, readers=list(readers)),
         distributed=distributed,
         without_set_config=[
             row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
