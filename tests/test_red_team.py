@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text
 
 from projects import Project
-from servers import Database
-from sqlalchemy_tenants import Tenancy
+from servers import Database, requested_version
+from sqlalchemy_tenants import Finding, Policy, Tenancy, with_rls
+from sqlalchemy_tenants.managers import PostgresManager
+from test_check import check, migrated
+
+__all__ = ["check", "migrated"]
+
+Check = Callable[..., list[Finding]]
 
 NOTE = """
 @with_rls
@@ -74,3 +82,184 @@ def test_what_the_admin_role_owns_needs_no_grants(project: Project) -> None:
         "REVOKE CREATE ON SCHEMA public FROM tenants_admin"
     )
     assert project.is_up_to_date()
+
+
+DECLARED = NOTE + (
+    '\nBase.metadata.info["tenancy"] = Tenancy(tenants=["acme"], logins={!r})\n'
+)
+
+
+@pytest.mark.parametrize("logins", [[], ["superuser"]], ids=str)
+@pytest.mark.parametrize("login", ["owner", "superuser"])
+def test_logins_that_need_no_membership_are_not_missed(
+    database: Database, tmp_path: Path, logins: list[str], login: str
+) -> None:
+    """A superuser acts as any role, and on 15 the owner must not inherit a tenant's."""
+    project = Project(tmp_path, database, DECLARED.format(logins), login=login)
+    project.migrate()
+    assert project.is_up_to_date()
+
+
+def test_a_removed_login_with_the_admin_option_is_seen(
+    database: Database, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, database, DECLARED.format(["app"]))
+    project.migrate()
+    database.execute("GRANT tenant_acme TO manager WITH ADMIN OPTION", login="owner")
+    assert "op.revoke_tenant_role('acme', ['manager'])" in project.migrate()
+    assert project.is_up_to_date()
+    assert not database.rows(
+        "SELECT WHERE pg_has_role('manager', 'tenant_acme', 'SET')"
+        if requested_version() > 15
+        else "SELECT WHERE pg_has_role('manager', 'tenant_acme', 'MEMBER')"
+    )
+
+
+# --- what check() sees ----------------------------------------------------------------
+
+TENANTS = """
+CREATE ROLE tenant_acme IN ROLE tenants;
+CREATE ROLE tenant_globex IN ROLE tenants;
+"""
+TRIGGER = "RETURNS trigger LANGUAGE plpgsql {} AS 'BEGIN RETURN NEW; END';"
+DEFINER = "CREATE FUNCTION f() " + TRIGGER.format("SECURITY DEFINER")
+REPORTING = (
+    "CREATE ROLE reporting; GRANT SELECT ON texts TO reporting;"
+    "CREATE POLICY p ON texts FOR SELECT TO reporting USING (true);"
+)
+
+# What was planted, and the finding: its severity, code and object.
+FAULTS = [
+    # what a tenant owns decides what the others execute
+    (
+        TENANTS
+        + "CREATE FUNCTION f() "
+        + TRIGGER.format("")
+        + "CREATE TRIGGER t AFTER INSERT ON texts FOR EACH ROW EXECUTE FUNCTION f();"
+        "ALTER FUNCTION f() OWNER TO tenant_acme",
+        ("error", "role-owns-function", "tenant_acme"),
+    ),
+    (
+        TENANTS + "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        "ALTER TABLE texts ADD n int DEFAULT f(); ALTER FUNCTION f() OWNER TO tenants",
+        ("error", "role-owns-function", "tenants"),
+    ),
+    (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        "ALTER FUNCTION f() OWNER TO app",
+        ("error", "login-owns-function", "app"),
+    ),
+    (
+        TENANTS + "CREATE VIEW v WITH (security_invoker) AS TABLE texts;"
+        "GRANT SELECT ON v TO tenants; ALTER VIEW v OWNER TO tenant_acme",
+        ("error", "role-owns-tables", "tenant_acme"),
+    ),
+    # a tenant's role streams as well as a login
+    (
+        TENANTS + "ALTER ROLE tenant_acme LOGIN REPLICATION",
+        ("error", "role-replicates", "tenant_acme"),
+    ),
+    (
+        TENANTS + "CREATE ROLE ops REPLICATION; GRANT ops TO tenant_acme",
+        ("error", "role-replicates", "tenant_acme"),
+    ),
+    # the floor is for tenants, and not for other roles that they may act as
+    (
+        REPORTING + "GRANT reporting TO tenants",
+        ("error", "policy-reachable", "public.texts"),
+    ),
+    (
+        TENANTS + REPORTING + "GRANT reporting TO tenant_acme",
+        ("error", "policy-reachable", "public.texts"),
+    ),
+    (
+        REPORTING + "GRANT reporting TO app",
+        ("error", "policy-reachable", "public.texts"),
+    ),
+    (
+        "GRANT SELECT ON texts TO app;"
+        "CREATE POLICY p ON texts FOR SELECT TO app USING (true)",
+        ("error", "policy-reachable", "public.texts"),
+    ),
+    (
+        "CREATE POLICY p ON texts TO tenants_admin USING (true)",
+        ("error", "policy-altered", "public.texts"),
+    ),
+    # what comes by the parent runs the triggers and rules of partitions
+    (
+        DEFINER + "CREATE TABLE heir () INHERITS (texts);"
+        "CREATE TRIGGER t AFTER INSERT ON heir FOR EACH ROW EXECUTE FUNCTION f()",
+        ("warning", "trigger-bypasses-rls", "t on public.heir"),
+    ),
+    # a copy in another schema, which tenants read by a view
+    (
+        "CREATE SCHEMA old; CREATE TABLE old.texts AS TABLE texts;"
+        "CREATE VIEW v AS TABLE old.texts; GRANT SELECT ON v TO tenants",
+        ("error", "table-unmarked", '"old".texts'),
+    ),
+    # shared tables
+    (
+        "GRANT INSERT ON countries TO tenants",
+        ("error", "privilege-bypasses-rls", "public.countries"),
+    ),
+    (
+        "GRANT TRUNCATE ON countries TO PUBLIC",
+        ("error", "privilege-bypasses-rls", "public.countries"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected"), FAULTS)
+def test_what_leads_past_the_policies_is_found(
+    check: Check, migrated: Database, fault: str, expected: tuple[str, str, str]
+) -> None:
+    assert check() == []
+    migrated.execute(fault)
+    found = [(each.severity, each.code, each.object) for each in check()]
+    assert expected in found
+
+
+def test_a_tenant_that_reads_as_another_role_reads_all(migrated: Database) -> None:
+    """Why ``policy-reachable`` is an error."""
+    migrated.execute(
+        TENANTS + REPORTING + "GRANT reporting TO tenant_acme;"
+        "GRANT USAGE ON SCHEMA public TO reporting;"
+        "INSERT INTO texts VALUES (1, 'acme'), (2, 'globex');"
+        "CREATE ROLE acme_login LOGIN NOINHERIT; GRANT tenant_acme TO acme_login"
+    )
+    with migrated.server.connect(migrated.name, "acme_login") as connection:
+        connection.execute("SET ROLE reporting")
+        assert len(connection.execute("SELECT FROM texts").fetchall()) == 2
+
+
+def test_an_owner_that_does_not_inherit_is_confined(
+    check: Check, migrated: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On 15 a role inherits from all of its roles or from none."""
+    migrated.execute("INSERT INTO texts VALUES (1, 'acme'); ALTER ROLE owner NOINHERIT")
+    with migrated.server.connect(migrated.name, "owner") as connection:
+        updated = connection.execute("UPDATE texts SET tenant = tenant").rowcount
+    confined = {each.code for each in check()} == {"owner-confined"}
+    assert confined is (updated == 0)
+    if confined:
+        migrated.execute("GRANT ALL ON SCHEMA public TO owner")
+        project = Project(tmp_path, migrated, NOTE.replace("notes", "texts"))
+        assert project.run("check").status != 0
+        assert "ALTER ROLE owner INHERIT" in caplog.text
+
+
+def test_a_policy_of_the_models_for_others_is_only_a_warning(
+    migrated: Database, make_engine: Callable[..., Engine]
+) -> None:
+    metadata = MetaData()
+    table = Table("texts", metadata, Column("id", Integer), Column("tenant", Text))
+    policy = Policy("p", using="true", command="SELECT", roles=["reporting"])
+    with_rls(table, policies=[policy])
+    manager = PostgresManager.from_engine(
+        make_engine(migrated.app_url), "public", metadata=metadata
+    )
+    migrated.execute(REPORTING + "REVOKE ALL ON texts FROM reporting")
+    assert "policy-reachable" not in {each.code for each in manager.check()}
+    migrated.execute("GRANT reporting TO app")
+    found = {each.code: each.severity for each in manager.check()}
+    assert found["policy-reachable"] == "warning"

@@ -27,6 +27,7 @@ from ..policies import (
 from ..roles import list_tenants
 from ..tenancy import Isolation, Tenancy
 from . import catalog
+from .beyond import check_policies_of_others, check_shared, owned_objects
 from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_parts, printed_policy, readers
 from .findings import Finding, Severity
@@ -343,10 +344,10 @@ def _check_reached(
         yield finding("creates-roles", what, "NOCREATEROLE")
     elif reached.create_role and subject == "role":
         yield finding("creates-roles", "has CREATEROLE", "NOCREATEROLE", "warning")
-    if reached.replication and subject == "login":
+    if reached.replication:
         what = "has REPLICATION, and may stream everything that is written"
         yield finding("replicates", what, "NOREPLICATION")
-    if itself:
+    if itself or reached.role == checked.tenancy.tenants_role:
         return
     if reached.role == checked.tenancy.admin_role:
         yield finding("is-admin", "who sees all tenants")
@@ -379,6 +380,7 @@ def _check_owned(
         name = quote_qualified(tenancy.schema, "current_tenant") + "()"
         owned.append(("function", name, database.function_owner))
     owned += [("tables", name, table.owner) for name, table, _ in checked.tables()]
+    owned += owned_objects(checked, start)
     found: dict[tuple[str, str], list[str]] = {}
     for kind, name, owner in owned:
         if checked.belongs_to(start, owner):
@@ -602,6 +604,12 @@ def _check_unmarked(checked: _Checked) -> Iterator[Finding]:
         roles = checked.opened(row.nspname, row.holders, row.owner)
         if roles and not (not checked.has_models and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
+    for view in checked.views:
+        table = checked.database.tables.get(view.table)
+        if table is not None and not table.rls and columns & set(table.columns):
+            name = quote_qualified(view.schema, view.name)
+            if checked.opened(view.schema, view.holders):
+                open_to.setdefault(view.table, []).append(f"who reads {name}")
     for key in {*open_to, *checked.database.tables}:
         if key in checked.marked or key in heirs:
             continue
@@ -713,6 +721,8 @@ def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
 
 def _check_definers(checked: _Checked) -> Iterator[Finding]:
     marked = {(t.schema, t.name): name for name, t, _ in checked.tables()}
+    # what comes into a partition by its parent runs the partition's triggers
+    marked |= {key: quote_qualified(*key) for key in _heirs(checked)}
     for row in checked.reach.definers:
         table = marked.get((row.nspname, row.relname))
         if row.kind != "function" and table is None:
@@ -809,9 +819,9 @@ def _check_owners(checked: _Checked) -> Iterator[Finding]:
                 "warning",
                 f"its owner {owner} is subject to the policies: dumps are empty, and "
                 f"migrations change no row, without an error",
-                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, unless "
-                f"{owner} is a login of the application; give the table another owner "
-                f"then",
+                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, who has "
+                f"to inherit, unless {owner} is a login of the application; give the "
+                f"table another owner then",
             )
     for owner in checked.reach.without_set_config:
         yield Finding(
@@ -831,6 +841,8 @@ _CHECKS = (
     _check_database,
     _check_distributed,
     _check_tables,
+    check_policies_of_others,
+    check_shared,
     _check_unmarked,
     _check_around,
     _check_definers,
