@@ -232,6 +232,8 @@ def _declared(
 
 def _never_granted(comparison: Comparison, logins: Collection[str]) -> set[str]:
     """Return the logins that :func:`.grant_tenant_lines` passes over."""
+    if not logins:
+        return set()
     database = comparison.database
     rows = comparison.connection.execute(
         text(
@@ -263,8 +265,7 @@ def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
         # our own roles among them are surplus memberships, see above
         held = {each for each in state.logins if not comparison.expected.is_ours(each)}
         missing, surplus = wanted - held, held - wanted
-        if missing:
-            missing -= _never_granted(comparison, missing)
+        missing -= _never_granted(comparison, missing)
         if missing:
             log.info("Detected missing logins of %r: %s", role, sorted(missing))
             yield ops.GrantTenantRoleOp(tenant, sorted(missing), **names)

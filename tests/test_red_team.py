@@ -263,3 +263,58 @@ def test_a_policy_of_the_models_for_others_is_only_a_warning(
     migrated.execute("GRANT reporting TO app")
     found = {each.code: each.severity for each in manager.check()}
     assert found["policy-reachable"] == "warning"
+
+
+# --- other tools ----------------------------------------------------------------------
+
+TOUCHING = [
+    "ALTER SCHEMA public OWNER TO app",
+    "ALTER SCHEMA tenancy RENAME TO x",
+    "ALTER DATABASE test OWNER TO app",
+    "ALTER TABLE notes* DISABLE ROW LEVEL SECURITY",
+    'ALTER TABLE "public" . "notes" NO FORCE ROW LEVEL SECURITY',
+    "CREATE FUNCTION tenancy . current_tenant() RETURNS text LANGUAGE sql AS 'x'",
+    "DROP FUNCTION a.b(integer, text), tenancy.current_tenant()",
+    """DROP POLICY "it's" ON notes; SELECT 'x'""",
+    """SELECT E'\\''; DROP POLICY tenant_floor ON notes; SELECT 'x'""",
+    "SELECT '--'; DROP POLICY tenant_floor ON notes",
+    "SELECT $a$ ' $a$; DROP POLICY tenant_floor ON notes; SELECT 'x'",
+]
+HARMLESS = [
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS"
+    " 'SELECT tenancy.current_tenant()'",
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql RETURN tenancy.current_tenant()",
+    "CREATE FUNCTION f(t text DEFAULT tenancy.current_tenant()) RETURNS text"
+    " LANGUAGE sql AS 'SELECT 1'",
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN NEW.x := tenancy.current_tenant(); DROP OWNED BY x; RETURN NEW; END $$",
+    "SELECT 'a; drop owned by x'",
+    "ALTER TABLE notes ADD CONSTRAINT c CHECK (x <> 'owner to')",
+    "ALTER TABLE notes ADD COLUMN x text DEFAULT 'row level security'",
+    "GRANT SELECT ON ALL TABLES IN SCHEMA reports TO PUBLIC",
+    "ALTER SCHEMA reports OWNER TO reporting",
+]
+HOOK = """
+from alembic.operations.ops import ExecuteSQLOp
+
+def hook(context, revision, directives):
+    directives[0].upgrade_ops.ops.append(ExecuteSQLOp({!r}))
+
+OPTIONS = {{"process_revision_directives": hook}}
+"""
+
+
+@pytest.mark.parametrize("statement", TOUCHING)
+def test_another_spelling_is_refused(project: Project, statement: str) -> None:
+    project.write_models(NOTE + HOOK.format(statement))
+    result = project.spawn("check")
+    assert "changes what keeps tenants apart" in result.output
+
+
+@pytest.mark.parametrize("statement", HARMLESS)
+def test_what_only_mentions_ours_is_left_alone(
+    project: Project, statement: str
+) -> None:
+    project.write_models(NOTE + HOOK.format(statement))
+    result = project.run("revision", "--autogenerate", "--rev-id", "r002")
+    assert result.status == 0, result.output
