@@ -16,6 +16,7 @@ from ..policies import (
     ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
+    OWN_POLICIES,
     TENANT_PRIVILEGES,
     Policy,
     current_tenant_sql,
@@ -190,6 +191,25 @@ def printed_policy(
             for each in {False, visible}
         )
     )
+
+
+def altered_policies(
+    table: TableState, mark: TenantTable, tenancy: Tenancy, visible: bool
+) -> Iterator[tuple[Policy, bool]]:
+    """Yield the policies of a mark that a table does not have like this, and whether
+    each is one of our own; conditions of the user's own are not compared.
+
+    :param visible: whether the search path leads to our function.
+    """
+    for number, policy in enumerate(mark.policies(tenancy)):
+        is_own = number < OWN_POLICIES
+        found = table.policies.get(policy.name)
+        if found is None or altered_parts(found, policy):
+            yield policy, is_own
+        elif is_own:
+            texts = printed_policy(policy, mark, tenancy, visible)
+            if not {found.using, found.with_check} <= texts:
+                yield policy, is_own
 
 
 def readers(table: TableState, expected: Expected) -> set[str]:
