@@ -10,9 +10,9 @@ from sqlalchemy import Connection, MetaData
 from ..declare import Mark, TenantTable, casts_of, marks
 from ..identity import CASTS, is_canonical
 from ..policies import (
-    ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
+    OWN_POLICIES,
     TENANT_PRIVILEGES,
     quote_grantee,
     quote_name,
@@ -135,7 +135,7 @@ def read(
         marked = {
             key: _mark_of(table, tenancy, database.function_visible)
             for key, table in database.tables.items()
-            if {ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY} & set(table.policies)
+            if set(OWN_POLICIES) & set(table.policies)
         }
     tables = [database.tables[key] for key in marked if key in database.tables]
     owners = {table.owner for table in tables}

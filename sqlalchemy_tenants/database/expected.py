@@ -13,9 +13,6 @@ from typing import Any
 
 from ..declare import Mark, TenantTable
 from ..policies import (
-    ADMIN_POLICY,
-    FLOOR_POLICY,
-    ISOLATION_POLICY,
     OWN_POLICIES,
     TENANT_PRIVILEGES,
     Policy,
@@ -127,7 +124,7 @@ class Expected:
         and they hold the privileges of tenants."""
         named = {
             role
-            for name in (ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY)
+            for name in OWN_POLICIES
             if name in table.policies
             for role in table.policies[name].roles or ()
             if role != "public" and not self.is_ours(role)
@@ -201,8 +198,8 @@ def altered_policies(
 
     :param visible: whether the search path leads to our function.
     """
-    for number, policy in enumerate(mark.policies(tenancy)):
-        is_own = number < OWN_POLICIES
+    for policy in mark.policies(tenancy):
+        is_own = policy.name in OWN_POLICIES
         found = table.policies.get(policy.name)
         if found is None or altered_parts(found, policy):
             yield policy, is_own
