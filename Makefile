@@ -7,20 +7,17 @@ ARGS :=
 PYTEST := pytest --quiet --numprocesses 4 --dist worksteal
 
 # One environment for each series of SQLAlchemy, so that switching costs nothing, one
-# with the lowest versions that pyproject.toml allows, one with libraries that are used
-# together with this one, and one with sqlglot's compiled build, in which nothing can be
-# subclassed.
+# with the lowest versions that pyproject.toml allows, and one with libraries that are
+# used together with this one, sqlglot's compiled build among them, in which nothing can
+# be subclassed.
 NEWEST := .venv
 SA20 := .venv-sa20
 LOWEST := .venv-lowest
 CLIENTS := .venv-clients
-COMPILED := .venv-compiled
 GROUP := dev
 $(NEWEST)/dependencies: SQLALCHEMY := sqlalchemy
 $(SA20)/dependencies: SQLALCHEMY := sqlalchemy<2.1
 $(LOWEST)/dependencies: SQLALCHEMY := sqlalchemy
-$(COMPILED)/dependencies: SQLALCHEMY := sqlalchemy
-$(COMPILED)/dependencies: MORE := "sqlglot[c]"
 $(LOWEST)/dependencies: CONSTRAINT := --constraint $(LOWEST)/lower-bounds
 $(CLIENTS)/dependencies: SQLALCHEMY := sqlalchemy
 $(CLIENTS)/dependencies: GROUP := clients
@@ -48,9 +45,10 @@ test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 # What some tests are about is the server's doing, whatever SQLAlchemy's version; others
 # ask no server, or the newest one in any case.
 ignore = $(patsubst %,--ignore=tests/test_%.py,$(1))
-SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_names moving mutants \
-	pgrls migration_faults benchmarks)
-SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks)
+SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_names \
+	moving mutants pgrls migration_faults benchmarks cluster reach repairs others)
+SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks \
+	others)
 
 REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
@@ -76,8 +74,8 @@ THEIR_WARNINGS := -W "ignore:The declarative_mixin:DeprecationWarning"
 test-clients: $(CLIENTS)/package ## Run small programs that use other libraries, too
 	@$(CLIENTS)/bin/$(PYTEST) $(THEIR_WARNINGS) tests/clients $(ARGS)
 
-test-compiled: $(COMPILED)/package ## Run the tests of conditions with sqlglot[c]
-	@$(COMPILED)/bin/$(PYTEST) tests/test_expressions.py tests/test_own_policies.py $(ARGS)
+test-compiled: $(CLIENTS)/package ## Run the tests of conditions with sqlglot[c]
+	@$(CLIENTS)/bin/$(PYTEST) tests/test_expressions.py tests/test_own_policies.py $(ARGS)
 
 # Not from here: the packages of the checkout would come before the mutated copy.
 mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
@@ -97,7 +95,7 @@ bench: $(NEWEST)/package ## Measure, side by side with other ways to do it
 	@$(NEWEST)/bin/python benchmarks $(ARGS)
 
 clean: ## Remove everything that make created
-	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(CLIENTS) $(COMPILED)
+	@rm -rf $(NEWEST) $(SA20) $(LOWEST) $(CLIENTS)
 	@rm -rf benchmarks/.venvs build dist
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
@@ -108,7 +106,7 @@ clean: ## Remove everything that make created
 	@$*/$(PIP) install --upgrade "pip>=25.1"
 	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
 	@$*/$(PIP) install --group $(GROUP) ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
-		$(MORE) $(CONSTRAINT)
+		$(CONSTRAINT)
 	@touch $@
 
 # The tests are about what users install, entry point included.

@@ -537,10 +537,7 @@ class TableComparison:
 
     def _is_own(self, policy: Policy) -> bool:
         """Whether it is one of the three that keep tenants apart."""
-        return (
-            isinstance(self.mark, TenantTable)
-            and policy in self.comparison.policies_of(self.mark)[:OWN_POLICIES]
-        )
+        return isinstance(self.mark, TenantTable) and policy.name in OWN_POLICIES
 
     def _differences(
         self, before: Policy, target: Policy

@@ -27,8 +27,8 @@ ISOLATION_POLICY = "tenant_isolation"
 FLOOR_POLICY = "tenant_floor"
 ADMIN_POLICY = "tenants_admin"
 
-#: How many policies a table of tenants has of ours; the user's own come after them.
-OWN_POLICIES = 3
+#: The policies that keep tenants apart. No policy of a user has such a name.
+OWN_POLICIES = (ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY)
 
 _EQUALS = "OPERATOR(pg_catalog.=)"
 _DIFFERS = "OPERATOR(pg_catalog.<>)"

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from alembic_ext import trees
 from expression_pairs import DIFFERENT, LASTING, MOMENTS, SAME, SETUP, UNCAST, UUID
 from servers import Database
+from sqlalchemy_tenants.database import trees
 from sqlalchemy_tenants.database.same import (
     Answer,
     Question,

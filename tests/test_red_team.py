@@ -209,7 +209,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "expected"), FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    FAULTS,
+    ids=[f"{expected[1]}-{number}" for number, (_, expected) in enumerate(FAULTS)],
+)
 def test_what_leads_past_the_policies_is_found(
     check: Check, migrated: Database, fault: str, expected: tuple[str, str, str]
 ) -> None:

@@ -13,9 +13,7 @@ from typing import Any
 
 from ..declare import Mark, TenantTable
 from ..policies import (
-    ADMIN_POLICY,
-    FLOOR_POLICY,
-    ISOLATION_POLICY,
+    OWN_POLICIES,
     TENANT_PRIVILEGES,
     Policy,
     current_tenant_sql,
@@ -126,7 +124,7 @@ class Expected:
         and they hold the privileges of tenants."""
         named = {
             role
-            for name in (ISOLATION_POLICY, FLOOR_POLICY, ADMIN_POLICY)
+            for name in OWN_POLICIES
             if name in table.policies
             for role in table.policies[name].roles or ()
             if role != "public" and not self.is_ours(role)
@@ -190,6 +188,25 @@ def printed_policy(
             for each in {False, visible}
         )
     )
+
+
+def altered_policies(
+    table: TableState, mark: TenantTable, tenancy: Tenancy, visible: bool
+) -> Iterator[tuple[Policy, bool]]:
+    """Yield the policies of a mark that a table does not have like this, and whether
+    each is one of our own; conditions of the user's own are not compared.
+
+    :param visible: whether the search path leads to our function.
+    """
+    for policy in mark.policies(tenancy):
+        is_own = policy.name in OWN_POLICIES
+        found = table.policies.get(policy.name)
+        if found is None or altered_parts(found, policy):
+            yield policy, is_own
+        elif is_own:
+            texts = printed_policy(policy, mark, tenancy, visible)
+            if not {found.using, found.with_check} <= texts:
+                yield policy, is_own
 
 
 def readers(table: TableState, expected: Expected) -> set[str]:

@@ -8,6 +8,10 @@ from typing import Literal, TypeAlias
 
 from ..exceptions import ScopeError
 
+#: What to do about a finding.
+UPGRADE = "alembic upgrade head"
+REPAIR = "alembic revision --autogenerate, and upgrade"
+
 Severity: TypeAlias = Literal["error", "warning"]
 
 #: Every code of a finding, with what it says. "role" is a group role or a tenant's.

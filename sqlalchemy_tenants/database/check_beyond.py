@@ -5,18 +5,15 @@ tables."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..declare import TenantTable
 from ..policies import ADMIN_POLICY, quote_grantee, quote_name, quote_qualified
+from .checked import Checked
 from .findings import Finding, Severity
-
-if TYPE_CHECKING:
-    from .check import _Checked
-    from .reach import Start
+from .reach import Start
 
 
-def owned_objects(checked: _Checked, start: Start) -> Iterator[tuple[str, str, str]]:
+def owned_objects(checked: Checked, start: Start) -> Iterator[tuple[str, str, str]]:
     """Yield functions and views of the sessions' schemas that the login or a tenant
     owns: the kind of the finding, the name, and the owner.
 
@@ -32,7 +29,7 @@ def owned_objects(checked: _Checked, start: Start) -> Iterator[tuple[str, str, s
                 yield "tables", quoted, owner
 
 
-def check_policies_of_others(checked: _Checked) -> Iterator[Finding]:
+def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
     """Yield policies whose roles the login or a tenant may act as.
 
     The floor is a policy for tenants, so it does not confine who acts as another role.
@@ -75,7 +72,7 @@ def check_policies_of_others(checked: _Checked) -> Iterator[Finding]:
             )
 
 
-def check_shared(checked: _Checked) -> Iterator[Finding]:
+def check_shared(checked: Checked) -> Iterator[Finding]:
     """Yield privileges of tenants on shared tables that the models do not give."""
     if not checked.has_models:
         return
