@@ -35,7 +35,6 @@ def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
     The floor is a policy for tenants, so it does not confine who acts as another role.
     """
     reached = checked.reach.of("login") | checked.reach.of("tenants")
-    reached.add(checked.reach.login.rolname)
     for name, table, mark in checked.tenant_tables():
         declared = {policy.name for policy in mark.extra}
         for policy in table.policies.values():
