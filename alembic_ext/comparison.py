@@ -66,6 +66,15 @@ class Comparison:
             role in each.owners for each in self.configured
         )
 
+    def advice_to_name(self, owner: str) -> str:
+        """Return the end of a refusal: how the models allow an owner, if they may."""
+        if self.expected.is_ours(owner):
+            return ""  # as an admin, it would open everything to tenants
+        return (
+            f", or name the owner, if it is no login of the application: "
+            f"Tenancy(owners=[{owner!r}])"
+        )
+
     @property
     def declared(self) -> list[Tenancy]:
         """The configurations that declare tenants."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from alembic.operations.ops import MigrateOperation
+from sqlalchemy import text
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.catalog import Dependency, Grant, RoleState
@@ -76,9 +77,26 @@ def bootstrap(
             owner,
             tenancy.admin_role,
         )
+        if _does_not_inherit(comparison, owner):
+            refusals.append(
+                f"{quote_name(owner)} owns tables of tenants and does not inherit the "
+                f"privileges of its roles, which PostgreSQL 15 cannot change for one "
+                f"of them, so that its migrations and dumps would see no row; let a "
+                f"superuser run: ALTER ROLE {quote_name(owner)} INHERIT"
+            )
+            continue
         yield ops.GrantMembershipOp(tenancy.admin_role, owner)
     if not create:
         yield from _function(comparison, refusals)
+
+
+def _does_not_inherit(comparison: Comparison, role: str) -> bool:
+    if comparison.database.server_version >= 160000:
+        return False  # a membership of its own says so
+    return not comparison.connection.scalar(
+        text("SELECT rolinherit FROM pg_catalog.pg_roles WHERE rolname = :role"),
+        {"role": role},
+    )
 
 
 def _altered_role(
@@ -109,8 +127,7 @@ def _function(
                 f"function {name} belongs to {quote_name(existing_owner)}, who could "
                 f"replace it, and {quote_name(owner)}, who migrates, may not take it; "
                 f"let a superuser run: ALTER FUNCTION {name} OWNER TO "
-                f"{quote_name(owner)}, or name the owner, if it is no login of the "
-                f"application: Tenancy(owners=[{existing_owner!r}])"
+                f"{quote_name(owner)}" + comparison.advice_to_name(existing_owner)
             )
     if database.function != expected.function or owner is not None:
         log.info("Detected altered function %s.%s()", tenancy.schema, FUNCTION_NAME)
@@ -133,6 +150,7 @@ def _function(
         wanted & found if everyone else wanted,
         schema=tenancy.schema,
         object_type="FUNCTION",
+        owner=database.function_owner,
     )
     if changes:
         log.info("Detected changed privileges on the function of %r", tenancy.schema)
@@ -158,7 +176,8 @@ def usage(
         state = database.schemas.get(name)
         grants = frozenset[Grant]() if state is None else state.grants
         found = {g for g in grants if expected.is_ours(g.role) or g.role in earlier}
-        wanted = expected.each("USAGE")
+        owner = None if state is None else state.owner
+        wanted = frozenset(g for g in expected.each("USAGE") if g.role != owner)
         if state is not None and not state.grantable:
             if Grant("public", "USAGE") in grants:
                 # this role could not grant it, and everyone has it: good enough
@@ -211,6 +230,21 @@ def _declared(
     }
 
 
+def _never_granted(comparison: Comparison, logins: Collection[str]) -> set[str]:
+    """Return the logins that :func:`.grant_tenant_lines` passes over."""
+    if not logins:
+        return set()
+    database = comparison.database
+    rows = comparison.connection.execute(
+        text(
+            "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY (:logins)"
+            " AND (rolsuper OR (rolinherit AND rolname = current_user AND :is_older))"
+        ),
+        {"logins": list(logins), "is_older": database.server_version < 160000},
+    )
+    return {row.rolname for row in rows}
+
+
 def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
     """Yield what creates or repairs the roles of tenants that are declared."""
     tenancy, existing = comparison.tenancy, comparison.database.tenants
@@ -231,6 +265,7 @@ def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
         # our own roles among them are surplus memberships, see above
         held = {each for each in state.logins if not comparison.expected.is_ours(each)}
         missing, surplus = wanted - held, held - wanted
+        missing -= _never_granted(comparison, missing)
         if missing:
             log.info("Detected missing logins of %r: %s", role, sorted(missing))
             yield ops.GrantTenantRoleOp(tenant, sorted(missing), **names)

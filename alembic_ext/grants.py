@@ -20,8 +20,14 @@ def grant_ops(
     schema: str | None = None,
     object_type: ObjectType = "TABLE",
     columns: Sequence[str] = (),
+    owner: str | None = None,
 ) -> list[MigrateOperation]:
-    """Return revokes of what is found and not wanted, then grants of the opposite."""
+    """Return revokes of what is found and not wanted, then grants of the opposite.
+
+    :param owner: the object's owner, to whom nothing has to be granted, and whose
+        privileges ``found`` leaves out.
+    """
+    wanted = [grant for grant in wanted if grant.role != owner]
     # what operations have in common, and the privileges of each role
     changes: dict[tuple[Any, ...], dict[str, list[str]]] = {}
     for change, role, privilege in _changes(list(found), wanted):

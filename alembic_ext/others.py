@@ -43,6 +43,14 @@ _ANY_REMEDY = "use the option of it that leaves these objects alone, or include_
 # Its renderer writes files, and its statements are the user's own scripts.
 _NOT_ASKED = frozenset(("alembic_dddl",))
 
+_STRING = (
+    r"(?P<tag>\$\w*\$).*?(?P=tag)"
+    r"|\be'(?:[^'\\]|\\.|'')*'"
+    r"|'(?:[^']|'')*'"
+)
+# Functions before ours in a list, with their arguments.
+_BESIDE = r"(?:if exists )?(?:[^ (]+ ?(?:\([^)]*\))?, ?)*"
+
 _DEFAULT = re.compile(r"alter default privileges .*?((?:grant|revoke) .*)")
 _GRANT = re.compile(
     r"(?P<verb>grant|revoke) (?:.* option for )?(?P<what>.*?)"
@@ -150,10 +158,24 @@ def _sql(op: Any, autogen_context: AutogenContext) -> str:
 def _statements(sql: str) -> Iterator[str]:
     """Yield statements in lower case, without quotes and comments, on one line.
 
-    Of a ``DO`` block, each part that begins with the first word of a statement.
+    Of a ``DO`` block, each part that begins with the first word of a statement. Other
+    strings say nothing, as the body of a function, which runs another time.
     """
-    sql = re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
+    blank = r"--[^\n]*|/\*.*?\*/"
+    is_executed = re.search(
+        r"(?:^|;)\s*do\b", re.sub(blank, " ", sql, flags=re.DOTALL), re.IGNORECASE
+    )
+    if not is_executed:
+        blank += "|" + _STRING
+    # names in quotes come first, because they may hold an apostrophe
+    sql = re.sub(
+        r'(?P<name>"(?:[^"]|"")*")|' + blank,
+        lambda token: token["name"] or " ",
+        sql,
+        flags=re.DOTALL | re.IGNORECASE,
+    )
     sql = " ".join(sql.replace('"', "").split()).lower()
+    sql = re.sub(r" ?\. ?", ".", sql)
     separator = r";"
     if re.search(r"(?:^|; ?)do\b", sql):
         separator = r"[;']|\b(?=(?:create|alter|drop|grant|revoke|reassign) )"
@@ -169,24 +191,26 @@ class _Ours:
         self.prefix = tenancy.role_prefix.lower()
         self.groups = {role.lower() for role in tenancy.group_roles}
         function = re.escape(f"{self.schema}.{FUNCTION_NAME}")
+        schemas = {self.schema} | {schema for schema, _ in comparison.marked}
+        in_schemas = "|".join(re.escape(each.lower()) for each in sorted(schemas))
         tables = "|".join(self._tables(comparison)) or "(?!)"
         self._is_touched = re.compile(
             rf"(?:create|alter|drop) policy .* on (?:only )?(?:{tables})(?: |$)"
-            rf"|alter table (?:if exists )?(?:only )?(?:{tables}) .*"
+            rf"|alter table (?:if exists )?(?:only )?(?:{tables})(?: ?\*)? .*"
             r"(?:row level security|owner to)"
             r"|(?:create|create or replace|alter|drop) (?:function|routine) "
-            rf"(?:.* )?{function}\b"
+            rf"{_BESIDE}{function}\b"
+            rf"|alter schema (?:{in_schemas}) (?:owner|rename) to"
+            r"|alter database .* owner to"
             r"|(?:alter|drop) schema (?:if exists )?(?:.*, )?"
             rf"{re.escape(self.schema)}\b"
             r"|(?:drop|reassign) owned by"
         )
         self._on_table = re.compile(
-            rf"(?:table )?(?:.*, )?(?:{tables})(?:,|$)|all tables in schema .*"
+            rf"(?:table )?(?:.*, )?(?:{tables})(?:,|$)"
+            rf"|all tables in schema (?:.*, )?(?:{in_schemas})\b"
         )
-        schemas = {self.schema} | {schema for schema, _ in comparison.marked}
-        self._on_schema = re.compile(
-            rf"schema (?:.*, )?(?:{'|'.join(re.escape(s.lower()) for s in schemas)})\b"
-        )
+        self._on_schema = re.compile(rf"schema (?:.*, )?(?:{in_schemas})\b")
 
     def _tables(self, comparison: Comparison) -> Iterator[str]:
         keys = set(comparison.marked)

@@ -221,8 +221,8 @@ class TableComparison:
             f"table {table} belongs to {owner}, who is confined by its policies. Only "
             f"the role that migrates, {quote_name(user)}, or one that the models name "
             f"becomes an admin of tenants: give the table back (ALTER TABLE {table} "
-            f"OWNER TO {quote_name(user)}), or name the owner, if it is no login of "
-            f"the application: Tenancy(owners=[{existing.owner!r}])"
+            f"OWNER TO {quote_name(user)})"
+            + self.comparison.advice_to_name(existing.owner)
         )
 
     def _refuse_folded(self, mark: TenantTable) -> None:
@@ -250,10 +250,15 @@ class TableComparison:
     def _refuse_grants(self, existing: Any) -> None:
         user = quote_name(self.comparison.database.current_user)
         owner, table = quote_name(existing.owner), quote_qualified(*self.key)
+        remedy = (
+            f"Let a superuser give it back: ALTER TABLE {table} OWNER TO {user}"
+            if self.expected.is_ours(existing.owner)  # nobody is to act as it
+            else f"Run the migrations as {owner}, or let a superuser run: GRANT "
+            f"{owner} TO {user}"
+        )
         self.changes.refusals.append(
             f"table {table} belongs to {owner}, and {user}, who migrates, can neither "
-            f"grant nor revoke on it: PostgreSQL would only warn. Run the migrations "
-            f"as {owner}, or let a superuser run: GRANT {owner} TO {user}"
+            f"grant nor revoke on it: PostgreSQL would only warn. {remedy}"
         )
 
     # --- policies --------------------------------------------------------------------
@@ -589,16 +594,22 @@ class TableComparison:
         known: Any = None
         if existing is not None and self.table is not None:
             earlier = self.changes.earlier
-            known = (self.mark, self.is_anothers, earlier, *existing.grants_text)
+            known = (self.mark, self.is_anothers, earlier, existing.owner)
+            known += existing.grants_text
             if known in self.comparison.settled:
                 return []
         wanted = self.expected.grants(self.mark)
+        owner = None
         if existing is None:
             held = self.comparison.default_grants(self.key[0])
         else:
-            held = existing.grants
+            held, owner = existing.grants, existing.owner
         operations = grant_ops(
-            self.name, filter(self._is_judged, held), wanted, schema=self.schema
+            self.name,
+            filter(self._is_judged, held),
+            wanted,
+            schema=self.schema,
+            owner=owner,
         )
         usage = self.expected.sequence_grants(self.mark)
         for column, grants, needed in self._sequences(usage):
@@ -609,6 +620,7 @@ class TableComparison:
                 schema=self.schema,
                 object_type="SEQUENCE",
                 columns=[column],
+                owner=owner,
             )
         if operations:
             log.info("Detected changed privileges on table %r", self.full_name)

@@ -188,11 +188,27 @@ class Tenancy:
             if getattr(self, names) is not None:
                 value = tuple(require_names(what, getattr(self, names)))
                 object.__setattr__(self, names, value)
+                self._require_not_ours(what, names, value)
+        for role in set(self.logins or ()) & set(self.owners):
+            raise ValueError(
+                f"{role!r} is among logins and among owners: an owner becomes an admin "
+                f"of tenants, which a login of the application must not be; give the "
+                f"tables an owner of their own"
+            )
         if self.tenants is not None:
             object.__setattr__(self, "tenants", tuple(self.tenants))
             known: dict[str, TenantId] = {}
             for tenant in self.tenants:
                 self._require_another(tenant, known)
+
+    def _require_not_ours(self, what: str, names: str, roles: Iterable[str]) -> None:
+        """Refuse to let a role of ours act as tenants, or as the admin role."""
+        for role in roles:
+            if role in self.group_roles or role.startswith(self.role_prefix):
+                raise ValueError(
+                    f"{names} has {role!r}, which is a group role or a tenant's and "
+                    f"so no {what}: what it may act as, tenants could"
+                )
 
     def _require_another(self, tenant: TenantId, known: dict[str, TenantId]) -> None:
         text = self.tenant_of(self.role_for(tenant))

@@ -247,13 +247,11 @@ def _defaults(schema: str) -> str:
     """
 
 
-# Whether a role has the privileges of the admin role. On 15 a role inherits from all
-# roles or none; later, each membership says.
+# Whether policies of the admin role apply to a role: it has to have the privileges by
+# itself. On 15 a role inherits from all roles or none; later, each membership says.
 def _is_admin(role: str) -> str:
     return f"""pg_catalog.pg_has_role({role},
-        (SELECT pg_catalog.to_regrole(pg_catalog.quote_ident(:admin_role))),
-        CASE WHEN pg_catalog.current_setting('server_version_num')::integer
-            >= 160000 THEN 'USAGE' ELSE 'MEMBER' END)"""
+        (SELECT pg_catalog.to_regrole(pg_catalog.quote_ident(:admin_role))), 'USAGE')"""
 
 
 # A role as a JSON object, for RoleState.
@@ -545,7 +543,9 @@ _TENANTS = text(
         SELECT DISTINCT login.rolname
         FROM pg_catalog.pg_auth_members act
         JOIN pg_catalog.pg_roles login ON login.oid = act.member
-        WHERE act.roleid = tenant.oid AND NOT act.admin_option
+        -- whoever creates a role only administers it; before 16 nothing less than all
+        WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
+            (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
         ORDER BY login.rolname)
     FROM pg_catalog.pg_auth_members m
     JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
@@ -764,9 +764,8 @@ _READERS = text(
     """
     SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
         SELECT g.rolname FROM pg_catalog.pg_roles g
-        WHERE g.rolname = ANY (:admitted) AND pg_catalog.pg_has_role(r.oid, g.oid,
-            CASE WHEN pg_catalog.current_setting('server_version_num')::integer
-                >= 160000 THEN 'USAGE' ELSE 'MEMBER' END))
+        WHERE g.rolname = ANY (:admitted)
+        AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))
     FROM pg_catalog.pg_roles r
     WHERE r.rolname = ANY (:roles)
     OR (:dumps AND r.rolcanlogin AND pg_catalog.pg_has_role(

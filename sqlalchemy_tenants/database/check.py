@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, MetaData
 
 from ..tenancy import Isolation, Tenancy
+from .check_beyond import check_policies_of_others, check_shared
 from .check_roles import check_database, check_login, check_roles
 from .check_tables import (
     check_around,
@@ -49,6 +50,8 @@ _CHECKS = (
     check_database,
     check_distributed,
     check_tables,
+    check_policies_of_others,
+    check_shared,
     check_unmarked,
     check_around,
     check_definers,

@@ -10,6 +10,7 @@ from ..policies import (
     quote_name,
     quote_qualified,
 )
+from .check_beyond import owned_objects
 from .checked import Checked
 from .findings import REPAIR, UPGRADE, Finding, Severity
 from .reach import PREDEFINED, Reached, Start
@@ -105,10 +106,10 @@ def _check_reached(
         yield finding("creates-roles", what, "NOCREATEROLE")
     elif reached.create_role and subject == "role":
         yield finding("creates-roles", "has CREATEROLE", "NOCREATEROLE", "warning")
-    if reached.replication and subject == "login":
+    if reached.replication:
         what = "has REPLICATION, and may stream everything that is written"
         yield finding("replicates", what, "NOREPLICATION")
-    if itself:
+    if itself or reached.role == checked.tenancy.tenants_role:
         return
     if reached.role == checked.tenancy.admin_role:
         yield finding("is-admin", "who sees all tenants")
@@ -141,6 +142,7 @@ def _check_owned(
         name = quote_qualified(tenancy.schema, "current_tenant") + "()"
         owned.append(("function", name, database.function_owner))
     owned += [("tables", name, table.owner) for name, table, _ in checked.tables()]
+    owned += owned_objects(checked, start)
     found: dict[tuple[str, str], list[str]] = {}
     for kind, name, owner in owned:
         if checked.belongs_to(start, owner):

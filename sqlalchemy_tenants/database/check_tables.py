@@ -173,6 +173,12 @@ def check_unmarked(checked: Checked) -> Iterator[Finding]:
         roles = checked.opened(row.nspname, row.holders, row.owner)
         if roles and not (not checked.has_models and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
+    for view in checked.views:
+        table = checked.database.tables.get(view.table)
+        if table is not None and not table.rls and columns & set(table.columns):
+            name = quote_qualified(view.schema, view.name)
+            if checked.opened(view.schema, view.holders):
+                open_to.setdefault(view.table, []).append(f"who reads {name}")
     for key in {*open_to, *checked.database.tables}:
         if key in checked.marked or key in heirs:
             continue
@@ -284,6 +290,8 @@ def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
 
 def check_definers(checked: Checked) -> Iterator[Finding]:
     marked = {(t.schema, t.name): name for name, t, _ in checked.tables()}
+    # what comes into a partition by its parent runs the partition's triggers
+    marked |= {key: quote_qualified(*key) for key in _heirs(checked)}
     for row in checked.reach.definers:
         table = marked.get((row.nspname, row.relname))
         if row.kind != "function" and table is None:
@@ -380,7 +388,8 @@ def check_owners(checked: Checked) -> Iterator[Finding]:
                 "warning",
                 f"its owner {owner} is subject to the policies: dumps are empty, and "
                 f"migrations change no row, without an error",
-                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, unless "
+                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, who has "
+                f"to inherit, unless "
                 f"{owner} is a login of the application; give the table another owner "
                 f"then",
             )

@@ -44,6 +44,7 @@ CODES = {
     "policy-altered": "a policy is not the one that the models declare",
     "policy-for-public": "a permissive policy lets every role with privileges in",
     "policy-missing": "a policy that the models declare does not exist",
+    "policy-reachable": "a policy is for a role that the login or a tenant may act as",
     "policy-unknown": "the login cannot tell whether a policy's condition is the one "
     "that the models declare",
     "privilege-bypasses-rls": "tenants have a privilege that no policy confines",
@@ -62,6 +63,7 @@ CODES = {
     "role-owns-function": "the role owns `current_tenant()`, or may act as its owner",
     "role-owns-schema": "the role owns a schema of tenants, or may act as its owner",
     "role-owns-tables": "the role owns tables of tenants, or may act as their owner",
+    "role-replicates": "the role may stream everything that is written",
     "rule-bypasses-rls": "a rule on a table of tenants runs with its owner's rights",
     "schema-missing": "the schema of sessions does not exist",
     "schema-open": "tenants may create objects where others look for theirs",

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sqlalchemy import Connection, text
 
 from ..policies import quote_name
-from ..tenancy import Tenancy
+from ..tenancy import FUNCTION_NAME, Tenancy
 from .catalog import _FIRST_OID, _FUNCTION_ACL, _USER_SCHEMAS, holders
 
 #: Predefined roles that lead past the policies, or to others' data, and what they do.
@@ -57,6 +57,7 @@ class Reach:
     :param roles: the roles that are reached and are worth a look: all but tenants'
         roles that the login reaches, and the group role that tenants are members of.
     :param owners: who owns database, schemas and function, by kind and name.
+    :param owned: functions and views, one of each kind, schema and owner.
     :param around: what lies around the tables: partitions, heirs, indexes.
     :param open: relations without row-level security, with the roles that hold
         privileges on them.
@@ -69,6 +70,7 @@ class Reach:
     login: Any
     roles: list[Reached]
     owners: dict[tuple[str, str], str]
+    owned: list[Any]
     around: list[Any]
     open: list[Any]
     definers: list[Any]
@@ -137,6 +139,26 @@ _OWNERS = text(
     UNION ALL
     SELECT 'schema', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)
     FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
+    """
+)
+
+# Others than current_tenant(), which has its own place.
+_OWNED = text(
+    f"""
+    SELECT 'function', n.nspname, min(p.proname),
+        pg_catalog.pg_get_userbyid(p.proowner)
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.oid >= {_FIRST_OID} AND {_USER_SCHEMAS}
+    AND NOT (n.nspname = :schema AND p.proname = :function)
+    GROUP BY n.nspname, p.proowner
+    UNION ALL
+    SELECT 'view', n.nspname, min(c.relname),
+        pg_catalog.pg_get_userbyid(c.relowner)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid >= {_FIRST_OID} AND {_USER_SCHEMAS} AND c.relkind IN ('v', 'm')
+    GROUP BY n.nspname, c.relowner
     """
 )
 
@@ -285,6 +307,7 @@ def read_reach(
             for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
         ],
         owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
+        owned=rows(_OWNED, schema=tenancy.schema, function=FUNCTION_NAME),
         around=rows(_AROUND),
         open=rows(_OPEN),
         definers=rows(_DEFINERS, readers=list(readers)),
