@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from sqlalchemy import BindParameter, ColumnElement, TextClause
@@ -258,6 +259,8 @@ def tenant_policies(
     )
 
 
+# Asked for each policy of each table, and most tables are alike.
+@lru_cache(maxsize=256)
 def printed(
     policy: str,
     column: str,

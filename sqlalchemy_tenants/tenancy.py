@@ -128,6 +128,11 @@ class Tenancy:
 
     def _require_valid(self) -> None:
         require_flag("force", self.force)
+        self._require_valid_names()
+        self._require_valid_setting()
+        self._require_valid_collections()
+
+    def _require_valid_names(self) -> None:
         for what in (*_ROLE_FIELDS, "role_prefix", "schema"):
             name = require_name(what, getattr(self, what))
             object.__setattr__(self, what, name)
@@ -157,6 +162,8 @@ class Tenancy:
                     f"{self.tenant_of(role)!r}; choose another name, or a longer "
                     f"prefix, as in {self.role_prefix.strip('_') + '_tenant_'!r}"
                 )
+
+    def _require_valid_setting(self) -> None:
         if not isinstance(self.setting, str):
             raise TypeError(
                 f"setting is a str, as in 'tenancy.tenant', not {self.setting!r}"
@@ -172,6 +179,8 @@ class Tenancy:
                 f"as in 'tenancy.tenant', none of them a reserved word or longer than "
                 f"{MAX_IDENTIFIER_BYTES} bytes"
             )
+
+    def _require_valid_collections(self) -> None:
         for what in ("tenants", "logins", "owners"):
             value = getattr(self, what)
             if isinstance(value, str | bytes):
