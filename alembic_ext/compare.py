@@ -135,6 +135,7 @@ def compare_after_tables(
     for index, comparison in enumerate(run.comparisons):
         changes = run.changes_of(index)
         schemas_used = {each.key[0] for each in changes if each.is_marked}
+        schemas_used.update(*(each.schemas for each in changes))
         if comparison.wanted and (schemas_used or comparison.declared):
             admins = {each.admin for each in changes if each.admin is not None}
             first += bootstrap(comparison, admins, refusals)

@@ -19,6 +19,7 @@ from sqlalchemy_tenants.database.same import (
     compare_expressions,
     questions_of,
 )
+from sqlalchemy_tenants.database.sequences import SequenceState, read_sequences
 from sqlalchemy_tenants.declare import TenantTable, marks
 from sqlalchemy_tenants.policies import Policy
 from sqlalchemy_tenants.tenancy import Tenancy
@@ -84,6 +85,11 @@ class Comparison:
     def dependencies(self) -> dict[tuple[str, str, str], frozenset[Dependency]]:
         """What each policy mentions, read when first asked for."""
         return catalog.read_dependencies(self.connection)
+
+    @cached_property
+    def sequences(self) -> dict[tuple[str, str], SequenceState]:
+        """Sequences that belong to no column, read when first asked for."""
+        return read_sequences(self.connection)
 
     def answer(self, question: Question) -> Answer:
         """Tell whether a condition of the models is the one of the database."""

@@ -22,6 +22,7 @@ from sqlalchemy_tenants.database.expected import (
     readers,
 )
 from sqlalchemy_tenants.database.same import Answer, Question
+from sqlalchemy_tenants.database.sequences import named_sequences
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
 from sqlalchemy_tenants.identity import tenant_collation
 from sqlalchemy_tenants.policies import (
@@ -99,6 +100,7 @@ class TableChanges:
     :param key: schema and name.
     :param is_marked: whether the table belongs to tenants or is shared by them.
     :param is_removed: whether the table ceases to be ours.
+    :param schemas: schemas of sequences that the model names.
     :param admin: the table's owner, if it needs the admin role to see all rows.
     :param later: policies that mention other tables.
     :param closing: revokes that precede all tables; while a restrictive policy is
@@ -113,6 +115,7 @@ class TableChanges:
     key: tuple[str, str]
     is_marked: bool
     is_removed: bool
+    schemas: set[str] = field(default_factory=set)
     admin: str | None = None
     later: list[PolicyChange] = field(default_factory=list)
     closing: list[MigrateOperation] = field(default_factory=list)
@@ -195,7 +198,8 @@ class TableComparison:
         else:
             self._add(granted)
         if grants and existing is not None and not existing.is_administered:
-            self._refuse_grants(existing)
+            table = f"table {quote_qualified(*self.key)}"
+            self._refuse_grants(table, existing.owner)
         return changes
 
     def _has_grants_of_tenants(self) -> bool:
@@ -247,17 +251,20 @@ class TableComparison:
                 f'ALTER COLUMN {name} TYPE text COLLATE pg_catalog."default"'
             )
 
-    def _refuse_grants(self, existing: Any) -> None:
-        user = quote_name(self.comparison.database.current_user)
-        owner, table = quote_name(existing.owner), quote_qualified(*self.key)
+    def _refuse_grants(self, what: str, owner: str) -> None:
+        """Refuse grants that this role can neither give nor take.
+
+        :param what: as in ``table orders``.
+        """
+        user, holder = map(quote_name, (self.comparison.database.current_user, owner))
         remedy = (
-            f"Let a superuser give it back: ALTER TABLE {table} OWNER TO {user}"
-            if self.expected.is_ours(existing.owner)  # nobody is to act as it
-            else f"Run the migrations as {owner}, or let a superuser run: GRANT "
-            f"{owner} TO {user}"
+            f"Let a superuser give it back: ALTER {what} OWNER TO {user}"
+            if self.expected.is_ours(owner)  # nobody is to act as it
+            else f"Run the migrations as {holder}, or let a superuser run: "
+            f"GRANT {holder} TO {user}"
         )
         self.changes.refusals.append(
-            f"table {table} belongs to {owner}, and {user}, who migrates, can neither "
+            f"{what} belongs to {holder}, and {user}, who migrates, can neither "
             f"grant nor revoke on it: PostgreSQL would only warn. {remedy}"
         )
 
@@ -592,7 +599,8 @@ class TableComparison:
         """Return revokes, then grants: on the table, and on its columns' sequences."""
         existing = self.existing
         known: Any = None
-        if existing is not None and self.table is not None:
+        named = list(self._named_sequences())
+        if existing is not None and self.table is not None and not named:
             earlier = self.changes.earlier
             known = (self.mark, self.is_anothers, earlier, existing.owner)
             known += existing.grants_text
@@ -622,10 +630,38 @@ class TableComparison:
                 columns=[column],
                 owner=owner,
             )
+        for schema, name in named:
+            operations += self._compare_sequence(schema, name, usage)
         if operations:
             log.info("Detected changed privileges on table %r", self.full_name)
         elif known is not None:
             self.comparison.settled.add(known)
+        return operations
+
+    def _named_sequences(self) -> Iterator[tuple[str, str]]:
+        """Yield the sequences that the model names and the database has."""
+        if self.table is None or self.mark is None:
+            return
+        for key in named_sequences(self.table, self.comparison.default_schema):
+            if key in self.comparison.sequences:
+                self.changes.schemas.add(key[0])
+                yield key
+
+    def _compare_sequence(
+        self, schema: str, name: str, usage: frozenset[Grant]
+    ) -> list[MigrateOperation]:
+        state = self.comparison.sequences[schema, name]
+        operations = grant_ops(
+            name,
+            filter(self._is_judged, state.grants),
+            usage,
+            schema=self.comparison.schema_name(schema),
+            object_type="SEQUENCE",
+        )
+        if operations and not state.is_administered:
+            self._refuse_grants(
+                f"sequence {quote_qualified(schema, name)}", state.owner
+            )
         return operations
 
     def _sequences(

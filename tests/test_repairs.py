@@ -345,6 +345,35 @@ def test_a_primary_key_with_a_sequence_of_the_models(
     assert project.is_up_to_date()
 
 
+@pytest.mark.parametrize("schema", [None, "keys"])
+def test_a_sequence_that_the_models_name(
+    database: Database,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    schema: str | None,
+) -> None:
+    """It is created by hand, and tenants may take values of it from the start."""
+    database.execute("CREATE SCHEMA keys AUTHORIZATION owner", login="superuser")
+    name = "numbers" if schema is None else "keys.numbers"
+    database.execute(f"CREATE SEQUENCE {name}", login="owner")
+    database.execute("GRANT CREATE ON SCHEMA public TO owner")
+    models = ORDER.replace(
+        "mapped_column(primary_key=True)",
+        f'mapped_column(Sequence("numbers", schema={schema!r}), primary_key=True)',
+    )
+    project = Project(tmp_path, database, models)
+    project.migrate()
+    assert project.is_up_to_date()
+    taken = f"SET ROLE tenants; SELECT nextval('{name}')"
+    database.execute(taken)
+    database.execute(f"REVOKE USAGE ON SEQUENCE {name} FROM tenants")
+    source = assert_migrates(project, models)
+    assert "'numbers', ['USAGE'], ['tenants']" in upgrade_of(source)
+    database.execute(f"ALTER SEQUENCE {name} OWNER TO app")
+    database.execute(f"REVOKE USAGE ON SEQUENCE {name} FROM tenants")
+    assert "numbers belongs to app" in refusal(project, caplog)
+
+
 def test_a_collation_that_takes_tenants_for_equal(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
