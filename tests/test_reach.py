@@ -323,6 +323,9 @@ WARNINGS: list[tuple[str, str, str]] = [
         for role in ("tenants_shared", "tenant_acme")
     ),
     (f"CREATE FUNCTION pg_catalog.f() {DEFINER}", "function-bypasses-rls", "f()"),
+    ("ALTER ROLE tenants LOGIN", "role-altered", "tenants"),
+    ("ALTER ROLE tenants_shared NOINHERIT", "role-altered", "tenants_shared"),
+    ("ALTER ROLE tenants_admin CREATEDB", "role-altered", "tenants_admin"),
 ]
 
 

@@ -12,6 +12,7 @@ from ..policies import (
 )
 from .check_beyond import owned_objects
 from .checked import Checked
+from .expected import GROUP_ROLE_ATTRIBUTES, altered_attributes
 from .findings import REPAIR, UPGRADE, Finding, Severity
 from .reach import PREDEFINED, Reached, Start
 
@@ -178,6 +179,12 @@ def check_database(checked: Checked) -> Iterator[Finding]:
         if name not in database.roles:
             message = "the group role does not exist"
             yield Finding("role-missing", name, "error", message, UPGRADE)
+            continue
+        altered = altered_attributes(database.roles[name], GROUP_ROLE_ATTRIBUTES)
+        if altered:
+            is_not = ", ".join(f"{each} = {not altered[each]}" for each in altered)
+            message = f"the group role was altered: {is_not}"
+            yield Finding("role-altered", name, "warning", message, REPAIR)
     name = quote_qualified(tenancy.schema, "current_tenant") + "()"
     if database.function is None:
         message = "the function does not exist"

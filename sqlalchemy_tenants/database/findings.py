@@ -52,6 +52,7 @@ CODES = {
     "rls-disabled": "row-level security is off",
     "rls-not-forced": "row-level security does not apply to the table's owner",
     "role-acts-as-tenant": "a tenant may act as another tenant",
+    "role-altered": "a group role has attributes that it must not have, or lacks one",
     "role-bypasses-rls": "policies do not apply to the role, or to one that it may act "
     "as",
     "role-creates-roles": "the role may create roles",
