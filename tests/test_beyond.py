@@ -1,4 +1,4 @@
-"""Attacks from outside the tests' own lists: one test for each kind that was found."""
+"""What leads past policies, repairs and refusals: kinds that no other list has."""
 
 from __future__ import annotations
 
