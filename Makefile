@@ -78,7 +78,7 @@ test-compiled: $(CLIENTS)/package ## Run the tests of conditions with sqlglot[c]
 	@$(CLIENTS)/bin/$(PYTEST) tests/test_expressions.py tests/test_own_policies.py $(ARGS)
 
 # Not from here: the packages of the checkout would come before the mutated copy.
-mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (10 minutes)
+mutants: $(NEWEST)/package ## Take out each guard, and see a test fail (an hour)
 	@cd tests && ../$(NEWEST)/bin/python -m mutants $(ARGS)
 
 lint: $(NEWEST)/dependencies ## Check style and types
