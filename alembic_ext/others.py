@@ -202,7 +202,7 @@ class _Ours:
             rf"{_BESIDE}{function}\b"
             rf"|alter schema (?:{in_schemas}) (?:owner|rename) to"
             r"|alter database .* owner to"
-            r"|(?:alter|drop) schema (?:if exists )?(?:.*, )?"
+            r"|drop schema (?:if exists )?(?:.*, )?"
             rf"{re.escape(self.schema)}\b"
             r"|(?:drop|reassign) owned by"
         )
