@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alembic.operations.ops import MigrateOperation, ModifyTableOps, UpgradeOps
 from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
@@ -40,7 +39,7 @@ from .database import (
     unused,
     usage,
 )
-from .order import dropped, outside_of_batches, touched
+from .order import altered, dropped, outside_of_batches
 from .originals import keep_originals
 from .tables import TableChanges, TableComparison
 
@@ -52,18 +51,9 @@ if TYPE_CHECKING:
 _STATE_KEY = "sqlalchemy_tenants"
 
 
-@dataclass
-class _Run:
-    """One run of autogenerate: a comparison for each set of names, and what the
-    comparisons of tables have left for its end."""
-
-    comparisons: list[Comparison]
-    collections: Sequence[MetaData]
-    changes: dict[int, list[TableChanges]] = field(default_factory=dict)
-
-    def changes_of(self, index: int) -> list[TableChanges]:
-        """Return the changes of the tables that one comparison has seen."""
-        return self.changes.setdefault(index, [])
+# One run of autogenerate: a comparison for each set of names, with what its tables have
+# left for the end of the run.
+_Run: TypeAlias = list[tuple[Comparison, list[TableChanges]]]
 
 
 def setup(plugin: Plugin) -> None:
@@ -103,8 +93,8 @@ def compare_table(
     metadata_table: Table | None,
 ) -> PriorityDispatchResult:
     """Compare row-level security, policies and privileges of one table."""
-    run: _Run | None = autogen_context.inspector.info_cache.get(_STATE_KEY)
-    for index, comparison in enumerate(run.comparisons if run else ()):
+    run: _Run = autogen_context.inspector.info_cache.get(_STATE_KEY, [])
+    for comparison, found in run:
         changes = TableComparison(
             comparison,
             autogen_context,
@@ -114,8 +104,8 @@ def compare_table(
             conn_table,
             metadata_table,
         ).compare()
-        if run is not None and changes is not None:
-            run.changes_of(index).append(changes)
+        if changes is not None:
+            found.append(changes)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -123,17 +113,16 @@ def compare_after_tables(
     autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Any
 ) -> PriorityDispatchResult:
     """Place what precedes or follows all tables."""
-    run: _Run | None = autogen_context.inspector.info_cache.get(_STATE_KEY)
-    if run is None or not run.comparisons:
+    run: _Run = autogen_context.inspector.info_cache.get(_STATE_KEY, [])
+    if not run:
         return PriorityDispatchResult.CONTINUE
-    default_schema = run.comparisons[0].default_schema
-    found = touched(upgrade_ops.ops, default_schema)
+    default_schema = run[0][0].default_schema
     gone = dropped(upgrade_ops.ops, default_schema)
+    touched = gone | altered(upgrade_ops.ops, default_schema)
     first: list[MigrateOperation] = []
     last: list[MigrateOperation] = []
     refusals: list[str] = []
-    for index, comparison in enumerate(run.comparisons):
-        changes = run.changes_of(index)
+    for comparison, changes in run:
         schemas_used = {each.key[0] for each in changes if each.is_marked}
         schemas_used.update(*(each.schemas for each in changes))
         if comparison.wanted and (schemas_used or comparison.declared):
@@ -146,13 +135,13 @@ def compare_after_tables(
         drops: list[MigrateOperation] = []
         for each in changes:
             for later in each.later:
-                later.place(found, drops, last)
+                later.place(touched, drops, last)
+        # placing a policy may close its table
         for each in changes:
             first += each.closing
-        first += drops
-        for each in changes:
             last += each.opening
             refusals += each.refusals
+        first += drops
         if comparison.wanted:
             last += removed_tenants(comparison)
         last += unused(comparison, changes, gone)
@@ -161,7 +150,7 @@ def compare_after_tables(
     if refusals:
         raise CommandError("\n".join(refusals))
     upgrade_ops.ops[:] = [*first, *upgrade_ops.ops, *last]
-    keep_originals(run.comparisons[0], upgrade_ops.ops)
+    keep_originals(run[0][0], upgrade_ops.ops)
     if autogen_context.opts.get("render_as_batch"):
         upgrade_ops.ops[:] = outside_of_batches(upgrade_ops.ops)
     return PriorityDispatchResult.CONTINUE
@@ -173,10 +162,11 @@ def compare_with_others(
     """Look at what other tools have put into the migration, now and at its end."""
     if autogen_context.dialect is None or autogen_context.dialect.name != "postgresql":
         return PriorityDispatchResult.CONTINUE
-    run: _Run | None = autogen_context.inspector.info_cache.pop(_STATE_KEY, None)
-    if run is not None and any(each.wanted for each in run.comparisons):
-        others.refuse(upgrade_ops.ops, autogen_context, run.comparisons)
-        others.install(autogen_context, run.comparisons)
+    run: _Run = autogen_context.inspector.info_cache.pop(_STATE_KEY, [])
+    comparisons = [comparison for comparison, _ in run if comparison.wanted]
+    if comparisons:
+        others.refuse(upgrade_ops.ops, autogen_context, comparisons)
+        others.install(autogen_context, comparisons)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -223,7 +213,7 @@ def _start(autogen_context: AutogenContext) -> _Run:
         advice.check_models(collections)
         advice.check_answers(comparisons)
         advice.check_views(comparisons[0], collections)
-    return _Run(comparisons, collections)
+    return [(comparison, []) for comparison in comparisons]
 
 
 def _refuse_tenants(collections: Collection[MetaData]) -> None:

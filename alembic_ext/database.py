@@ -41,6 +41,28 @@ def bootstrap(
     if create:
         log.info("Detected missing tenancy: group roles, schema %r", tenancy.schema)
         yield ops.CreateTenancyOp(tenancy)
+    yield from _group_roles(comparison, create)
+    for owner in sorted(admins):
+        if create and owner == database.current_user:
+            continue  # a part of create_tenancy
+        if not create and tenancy.admin_role not in database.roles:
+            continue  # a part of create_group_role
+        log.info(
+            "Detected table owner %r without membership in %r",
+            owner,
+            tenancy.admin_role,
+        )
+        yield ops.GrantMembershipOp(tenancy.admin_role, owner)
+    if not create:
+        yield from _function(comparison, refusals)
+
+
+def _group_roles(comparison: Comparison, create: bool) -> Iterator[MigrateOperation]:
+    """Yield what creates or repairs group roles and memberships of our roles.
+
+    :param create: whether ``create_tenancy`` creates them.
+    """
+    tenancy, database = comparison.tenancy, comparison.database
     for role in tenancy.group_roles:
         group = comparison.expected.group_of(role)
         state = database.roles.get(role)
@@ -67,27 +89,6 @@ def bootstrap(
             if database.server_version >= 160000
             else None,
         )
-    for owner in sorted(admins):
-        if create and owner == database.current_user:
-            continue  # a part of create_tenancy
-        if not create and tenancy.admin_role not in database.roles:
-            continue  # a part of create_group_role
-        log.info(
-            "Detected table owner %r without membership in %r",
-            owner,
-            tenancy.admin_role,
-        )
-        if _does_not_inherit(comparison, owner):
-            refusals.append(
-                f"{quote_name(owner)} owns tables of tenants and does not inherit the "
-                f"privileges of its roles, which PostgreSQL 15 cannot change for one "
-                f"of them, so that its migrations and dumps would see no row; let a "
-                f"superuser run: ALTER ROLE {quote_name(owner)} INHERIT"
-            )
-            continue
-        yield ops.GrantMembershipOp(tenancy.admin_role, owner)
-    if not create:
-        yield from _function(comparison, refusals)
 
 
 def _does_not_inherit(comparison: Comparison, role: str) -> bool:

@@ -7,6 +7,7 @@ no prefix of a migration opens a table, also where each statement commits on its
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from alembic.operations.ops import (
     AlterColumnOp,
@@ -56,18 +57,26 @@ def dropped(
     return found
 
 
-def touched(
+def altered(
     operations: Iterable[MigrateOperation], default_schema: str
 ) -> set[Dependency]:
-    """Return what is dropped, and the columns that get another type: no policy may
+    """Return the columns that get another type: as with what is dropped, no policy may
     mention them meanwhile."""
-    operations = list(operations)
-    return dropped(operations, default_schema) | {
+    return {
         Dependency(op.schema or default_schema, op.table_name, column)
         for op in operations
         if isinstance(op, ModifyTableOps)
         for column in altered_columns(op.ops)
     }
+
+
+def flat(operations: Iterable[Any]) -> Iterator[Any]:
+    """Yield operations, and those within operations on tables, one by one."""
+    for op in operations:
+        if hasattr(op, "ops"):
+            yield from flat(op.ops)
+        else:
+            yield op
 
 
 def is_among(each: Dependency, found: set[Dependency]) -> bool:

@@ -7,16 +7,17 @@ their conditions name everything in full, and a comment comes back, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from alembic.operations.ops import MigrateOperation, ModifyTableOps
+from alembic.operations.ops import MigrateOperation
 from sqlalchemy import text
 
 from sqlalchemy_tenants.database.same import qualified_expressions
 
 from . import ops
 from .comparison import Comparison
+from .order import flat
 
 _COMMENTS = text(
     """
@@ -37,7 +38,7 @@ def keep_originals(
     any, and none otherwise."""
     operations = list(operations)
     found: dict[tuple[str, str, str], list[Any]] = {}
-    for each in _flat(operations):
+    for each in flat(operations):
         if isinstance(each, ops.DropPolicyOp | ops.AlterPolicyOp):
             name = (
                 each.policy.name
@@ -62,12 +63,7 @@ def keep_originals(
         (schema, table, policy): comment
         for schema, table, policy, comment in comparison.connection.execute(_COMMENTS)
     }
-    for each in _flat(operations) if comments else ():
+    for each in flat(operations) if comments else ():
         if isinstance(each, ops.DropPolicyOp | ops.CreatePolicyOp):
             schema = each.schema or comparison.default_schema
             each.comment = comments.get((schema, each.table_name, each.policy.name))
-
-
-def _flat(operations: Iterable[Any]) -> Iterator[Any]:
-    for op in operations:
-        yield from op.ops if isinstance(op, ModifyTableOps) else (op,)

@@ -22,6 +22,7 @@ from sqlalchemy_tenants.tenancy import FUNCTION_NAME
 
 from .comparison import Comparison
 from .ops import TenancyOp, taken_directives
+from .order import flat
 
 if TYPE_CHECKING:
     # Alembic loads this module halfway through its own import
@@ -104,7 +105,7 @@ def refuse(
     """
     ours = [_Ours(comparison) for comparison in comparisons if comparison.wanted]
     found: dict[str, list[str]] = {}
-    for op in _flat(operations):
+    for op in filter(_is_another_tools, flat(operations)):
         tool = type(op).__module__.partition(".")[0]
         if tool in _NOT_ASKED or not ours:
             continue
@@ -122,16 +123,12 @@ def refuse(
         )
 
 
-def _flat(operations: Iterable[Any]) -> Iterator[Any]:
-    """Yield operations that are neither ours nor Alembic's own, except plain SQL."""
-    for op in operations:
-        if hasattr(op, "ops"):
-            yield from _flat(op.ops)
-        elif isinstance(op, ExecuteSQLOp) or not (
-            isinstance(op, TenancyOp)
-            or type(op).__module__.startswith("alembic.operations.")
-        ):
-            yield op
+def _is_another_tools(op: Any) -> bool:
+    """Whether an operation is neither ours nor Alembic's own, or plain SQL."""
+    return isinstance(op, ExecuteSQLOp) or not (
+        isinstance(op, TenancyOp)
+        or type(op).__module__.startswith("alembic.operations.")
+    )
 
 
 def _sql(op: Any, autogen_context: AutogenContext) -> str:
