@@ -52,6 +52,14 @@ def bootstrap(
             owner,
             tenancy.admin_role,
         )
+        if _does_not_inherit(comparison, owner):
+            refusals.append(
+                f"{quote_name(owner)} owns tables of tenants and does not inherit the "
+                f"privileges of its roles, which PostgreSQL 15 cannot change for one "
+                f"of them, so that its migrations and dumps would see no row; let a "
+                f"superuser run: ALTER ROLE {quote_name(owner)} INHERIT"
+            )
+            continue
         yield ops.GrantMembershipOp(tenancy.admin_role, owner)
     if not create:
         yield from _function(comparison, refusals)
