@@ -8,18 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Never, Self
 
-from sqlalchemy import Connection, Engine, MetaData, RootTransaction, event
+from sqlalchemy import Connection, Engine, MetaData, RootTransaction
 
 from . import roles
 from .arguments import require_flag, require_name
-from .claims import claim_transaction
 from .declare import require_tenant_of
-from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
-from .refusals import noting, refuse
-from .scope import Scope, enter_scope, tenant_scope, two_phase_error
+from .opening import Connecting, Opening, confine
+from .options import (
+    require_engines,
+    require_known,
+    require_session_class,
+    require_session_options,
+)
+from .refusals import noting
+from .scope import Scope, tenant_scope
 from .session import AdminSession, ScopedSession, TenantSession
 from .tenancy import Isolation, Tenancy, TenantId
 
@@ -27,9 +32,6 @@ if TYPE_CHECKING:
     from .database.findings import Finding
 
 _log = logging.getLogger("sqlalchemy_tenants")
-
-_S = TypeVar("_S", bound=ScopedSession)
-_C = TypeVar("_C")
 
 # Tenants in one transaction of create_tenants(): a few hundred round trips less, and
 # far from the server's limit of locks in one transaction.
@@ -165,9 +167,9 @@ class PostgresManager(DBManager):
             require_name("schema", schema)
         if admin_engine is None:
             admin_engine = engine
-        _require_engines(engine, admin_engine)
+        require_engines(engine, admin_engine)
         configured = None if metadata is None else Tenancy.of(metadata)
-        options = _session_options(session_options)
+        options = require_session_options(session_options)
         return cls(
             engine,
             schema=schema,
@@ -194,7 +196,7 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        return _Opening(
+        return Opening(
             self,
             partial(self._session_class, self._engine, **self.tenant_kw(tenant)),
             self._create_if_missing if create_if_missing is None else create_if_missing,
@@ -218,7 +220,7 @@ class PostgresManager(DBManager):
             not "all".
         :raises ScopeError: the login may not act as the admin role.
         """
-        return _Opening(
+        return Opening(
             self, partial(AdminSession, self._admin_engine, **self.admin_kw(tenant))
         )
 
@@ -231,7 +233,7 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        return _Connecting(self._connect(tenant))
+        return Connecting(self._connect(tenant))
 
     def begin(self, tenant: TenantId) -> AbstractContextManager[Connection]:
         """Open a Core connection as :meth:`connect` does, and commit at the end.
@@ -240,7 +242,7 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        return _Connecting(self._begin(tenant))
+        return Connecting(self._begin(tenant))
 
     @contextmanager
     def _connect(self, tenant: TenantId) -> Iterator[Connection]:
@@ -444,167 +446,3 @@ class PostgresManager(DBManager):
             with self._engine.connect() as connection:
                 self._login_name = roles.session_login(connection)
         return self._login_name
-
-
-class _Block:
-    """What says how to use it where it is used without ``with``."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(
-            f"{name!r}: this opens a session or a connection, and is none itself; "
-            f"write: with manager.new_session(...) as session, likewise "
-            f"admin_session(), connect() and begin()"
-        )
-
-    async def __aenter__(self) -> NoReturn:
-        raise TypeError(
-            "this manager is not async; write 'with' instead of 'async with', or take "
-            "the manager from sqlalchemy_tenants.aio.managers, with an AsyncEngine"
-        )
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-
-class _Connecting(_Block, AbstractContextManager[Connection]):
-    """Opens a connection on entering, and closes it."""
-
-    def __init__(self, block: AbstractContextManager[Connection]) -> None:
-        self._block = block
-
-    def __enter__(self) -> Connection:
-        return self._block.__enter__()
-
-    def __exit__(self, *exc_info: Any) -> bool | None:
-        return self._block.__exit__(*exc_info)
-
-
-class _Opening(_Block, AbstractContextManager[_S], Generic[_S]):
-    """Opens a session on entering, begins its first transaction, and closes it.
-
-    A class, because a generator would take longer, and every session comes by here.
-    """
-
-    __slots__ = ("_create_if_missing", "_manager", "_open", "_session")
-
-    def __init__(
-        self,
-        manager: PostgresManager,
-        open_: Callable[[], _S],
-        create_if_missing: bool = False,
-    ) -> None:
-        self._manager = manager
-        self._open = open_
-        self._create_if_missing = create_if_missing
-        self._session: _S | None = None
-
-    def __enter__(self) -> _S:
-        if self._session is not None:
-            raise RuntimeError("this session is open; ask the manager for another one")
-        session = self._open()
-        try:
-            self._manager.start_session(
-                session, create_if_missing=self._create_if_missing
-            )
-        except BaseException:
-            session.close()
-            raise
-        self._session = session
-        return session
-
-    def __exit__(self, *exc_info: object) -> None:
-        assert self._session is not None
-        session, self._session = self._session, None
-        session.close()
-
-
-def _require_engines(engine: Engine, admin_engine: Engine) -> None:
-    for what, each in (("engine", engine), ("admin_engine", admin_engine)):
-        if not isinstance(each, Engine):
-            raise TypeError(
-                f"{what} is an Engine, as create_engine() makes it, not {each!r}; "
-                f"for an AsyncEngine import the manager from "
-                f"sqlalchemy_tenants.aio.managers"
-            )
-        if each.dialect.name != "postgresql":
-            raise ScopeError(
-                f"tenants need PostgreSQL; this engine's dialect is "
-                f"{each.dialect.name!r}"
-            )
-        driver_of(each.dialect).register(each.dialect)
-
-
-# Arguments of sessions that are the manager's own.
-_OWN_OPTIONS = frozenset({"bind", "scope", "tenant", "isolation", "schema", "tenancy"})
-
-
-def _session_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping):
-        raise TypeError(
-            f"session_options are arguments of a session, as in "
-            f"{{'expire_on_commit': False}}, not {options!r}"
-        )
-    for name in options:
-        if not isinstance(name, str) or name in _OWN_OPTIONS:
-            raise ValueError(
-                f"session_options cannot have {name!r}, only further arguments of "
-                f"sqlalchemy.orm.Session"
-            )
-    return dict(options)
-
-
-# Arguments of earlier versions.
-_RENAMED = {"schema_name": "schema"}
-
-
-def require_known(unknown: Mapping[str, object]) -> None:
-    """Refuse arguments of :meth:`PostgresManager.from_engine` that are none.
-
-    :raises TypeError: there is one.
-    """
-    for name in unknown:
-        advice = f"; it is called {_RENAMED[name]!r} now" if name in _RENAMED else ""
-        raise TypeError(
-            f"from_engine() got an unexpected keyword argument {name!r}{advice}"
-        )
-
-
-def require_session_class(given: type[_C], base: type[_C]) -> type[_C]:
-    """Return an argument ``session_class``.
-
-    :raises TypeError: it is no subclass of ``base``.
-    """
-    if not isinstance(given, type) or not issubclass(given, base):
-        raise TypeError(
-            f"session_class is a subclass of {base.__name__}, not {given!r}; another "
-            f"library's session becomes one by inheriting from both, as in "
-            f"class Own({base.__name__}, Session)"
-        )
-    return given
-
-
-def confine(connection: Connection, scope: Scope) -> None:
-    """Enter ``scope`` at each BEGIN of ``connection``, from now on.
-
-    An error closes the connection: SQLAlchemy would execute its next statement without
-    coming here again.
-    """
-
-    @event.listens_for(connection, "begin")
-    def begin(connection: Connection) -> None:
-        try:
-            claim_transaction(connection, scope, None)
-            enter_scope(connection, scope)
-        except BaseException as error:
-            refusal = refuse(error, connection, scope)
-            connection.close()
-            if refusal is error:
-                raise
-            raise refusal from error
-
-    @event.listens_for(connection, "begin_twophase")
-    def begin_twophase(connection: Connection, xid: Any) -> None:
-        raise two_phase_error(scope)

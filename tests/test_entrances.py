@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from sqlalchemy_tenants import AdminSession, ScopeError, TenantSession
-from sqlalchemy_tenants.managers import confine
+from sqlalchemy_tenants.opening import confine
 from sqlalchemy_tenants.scope import tenant_scope
 from sqlalchemy_tenants.tenancy import Tenancy
 from tenancy import (  # noqa: F401

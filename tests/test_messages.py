@@ -20,7 +20,7 @@ from sqlalchemy_tenants import (
     TenantNotFound,
     TenantSession,
 )
-from sqlalchemy_tenants.aio.managers import AsyncTenantSession
+from sqlalchemy_tenants.aio import AsyncTenantSession
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncPostgresManager
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import (  # noqa: F401

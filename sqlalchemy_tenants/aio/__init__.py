@@ -1,5 +1,6 @@
 """The async twins of :mod:`sqlalchemy_tenants.managers`, with the same names."""
 
-from .managers import AsyncAdminSession, AsyncTenantSession, DBManager, PostgresManager
+from .managers import DBManager, PostgresManager
+from .session import AsyncAdminSession, AsyncTenantSession
 
 __all__ = ["AsyncAdminSession", "AsyncTenantSession", "DBManager", "PostgresManager"]

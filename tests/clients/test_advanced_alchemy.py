@@ -28,7 +28,7 @@ from sqlalchemy.orm import Mapped
 
 from servers import Database
 from sqlalchemy_tenants import ScopeError, TenantMixin, TenantSession, with_rls
-from sqlalchemy_tenants.aio.managers import AsyncTenantSession
+from sqlalchemy_tenants.aio import AsyncTenantSession
 
 
 @with_rls
