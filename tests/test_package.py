@@ -47,6 +47,19 @@ def test_an_application_loads_the_check_only_to_check() -> None:
     )
 
 
+def test_an_application_without_a_context_does_not_load_it() -> None:
+    python(
+        "import sqlalchemy_tenants.aio.managers, sys\n"
+        "import sqlalchemy as sa, sqlalchemy_tenants as tenants\n"
+        "tenants.TenantSession(tenant='acme')\n"
+        "modules = {'sqlalchemy_tenants.context', 'sqlalchemy_tenants.values'}\n"
+        "assert not modules & set(sys.modules)\n"
+        "tenants.TenantSession(tenant='acme', context={})\n"
+        "assert 'sqlalchemy_tenants.context' not in sys.modules\n"
+        "tenants.context_value('user_id')"
+    )
+
+
 def test_alembic_does_not_load_sqlglot() -> None:
     python("import alembic.command, sys; assert 'sqlglot' not in sys.modules")
 
