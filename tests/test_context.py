@@ -304,6 +304,26 @@ def test_an_error_about_a_setting_says_so(
         assert "new" in manager.list_tenants()
 
 
+def test_a_login_may_be_granted_a_parameter(migrated: Database) -> None:
+    """Settings come before the role, whose SQL could raise a limit of its own."""
+    parameter = "PARAMETER temp_file_limit"
+    world = World(migrated, "psycopg", "role")
+    world.create("acme")
+
+    def test() -> None:
+        manager = world.manager(settings={"temp_file_limit": "1GB"})
+        with manager.new_session("acme") as session:
+            assert session.scalar(text("SHOW temp_file_limit")) == "1GB"
+            with pytest.raises(DBAPIError, match="permission denied"):
+                session.execute(text("SET LOCAL temp_file_limit = '2GB'"))
+
+    migrated.execute(f"GRANT SET ON {parameter} TO app")
+    try:
+        world.run(test)
+    finally:
+        migrated.execute(f"REVOKE SET ON {parameter} FROM app")
+
+
 # --- texts arrive as they are --------------------------------------------------------
 
 TEXTS = [
