@@ -389,7 +389,7 @@ class TenantSession(ScopedSession):
         else:
             self._tenant = cast(TenantId, tenant)
             scope = tenant_scope(self._tenant, isolation, tenancy, schema)
-        super().__init__(bind, scope=scope, **kw)
+        super().__init__(bind=bind, scope=scope, **kw)
 
     @property
     def tenant(self) -> TenantId:
@@ -421,7 +421,7 @@ class AdminSession(ScopedSession):
         **kw: Any,
     ) -> None:
         scope = admin_scope(tenant, Tenancy.given(tenancy), schema)
-        super().__init__(bind, scope=scope, **kw)
+        super().__init__(bind=bind, scope=scope, **kw)
         self._tenant = tenant
 
     @property
