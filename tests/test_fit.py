@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import (
@@ -132,6 +133,32 @@ def test_the_decorator_for_dataclasses() -> None:
         tenant: Mapped[str] = tenant_column(default=None)
 
     assert list(inspect.signature(Item).parameters) == ["tenant"]
+
+
+@pytest.mark.parametrize(
+    "bases", [(TenantMixin, MappedAsDataclass), (MappedAsDataclass, TenantMixin)]
+)
+def test_a_dataclass_by_itself(bases: tuple[type, type]) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class Item(*bases, Own):  # type: ignore[misc]
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+    assert Item(tenant="acme").tenant == "acme"
+
+
+def test_a_model_with_fields_of_pydantic() -> None:
+    """As SQLModel's: such a class has ``model_fields``."""
+
+    class Model:
+        model_fields: ClassVar[dict[str, object]] = {}
+
+    with pytest.raises(TypeError, match=r"tenant=... would be ignored.*Field\("):
+
+        class Wrong(TenantMixin, Model):
+            pass
 
 
 # --- metadata.create_all() ---
