@@ -428,7 +428,7 @@ class TenantSession(ScopedSession):
             self._tenant = cast(TenantId, tenant)
             scope = tenant_scope(self._tenant, isolation, tenancy, schema)
             scope = self._with_values(scope)
-        super().__init__(bind, scope=scope, **kw)
+        super().__init__(bind=bind, scope=scope, **kw)
 
     @property
     def tenant(self) -> TenantId:
@@ -466,7 +466,7 @@ class AdminSession(ScopedSession):
         tenancy = Tenancy.given(tenancy)
         self._keep_values(tenancy, context, settings)
         scope = self._with_values(admin_scope(tenant, tenancy, schema))
-        super().__init__(bind, scope=scope, **kw)
+        super().__init__(bind=bind, scope=scope, **kw)
         self._tenant = tenant
 
     @property

@@ -30,7 +30,12 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["sqlalchemy_tenants", "sqlalchemy_tenants.managers", "sqlalchemy_tenants.aio"],
+    [
+        "sqlalchemy_tenants",
+        "sqlalchemy_tenants.managers",
+        "sqlalchemy_tenants.aio",
+        "sqlalchemy_tenants.aio.testing",
+    ],
 )
 def test_an_application_loads_neither_alembic_nor_a_driver(module: str) -> None:
     python(
