@@ -22,7 +22,6 @@ from sqlalchemy_tenants.database.expected import (
     readers,
 )
 from sqlalchemy_tenants.database.same import Answer, Question
-from sqlalchemy_tenants.database.sequences import named_sequences
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
 from sqlalchemy_tenants.identity import tenant_collation
 from sqlalchemy_tenants.policies import (
@@ -360,7 +359,7 @@ class TableComparison:
             self.changes.silenced = frozenset(readers(self.existing, self.expected))
             self.changes.policies = self.comparison.policies_of(mark)
         known = (mark, self.existing and self.existing.policies_text)
-        if known in self.comparison.settled and not altered:
+        if known in self.comparison.settled and not altered and self._is_alike(mark):
             self._compare_row_security(flags, wanted)
             return
         dropped: list[Policy] = []
@@ -374,7 +373,7 @@ class TableComparison:
                 following += [self.create(target)] if target is not None else []
             else:
                 following += self._change(before, target)
-        if not (mark.extra or dropped or following or self.changes.later):
+        if not (dropped or following or self.changes.later):
             self._settle(known)
         self._compare_row_security(flags, self._lead(dropped, following, flags, wanted))
         self._add(following)
@@ -451,6 +450,11 @@ class TableComparison:
         opts = self.autogen_context.opts
         if not (opts.get("include_object") or opts.get("include_name")):
             self.comparison.settled.add(known)
+
+    def _is_alike(self, mark: TenantTable) -> bool:
+        """Whether conditions of the user's own are the same on this table, too."""
+        questions = self.comparison.questions_of(self.key, mark)
+        return all(self.comparison.answer(question).same for question in questions)
 
     def _compare_no_policies(self) -> None:
         """Compare a table that has no tenants, or is dropped: nothing of ours stays."""
@@ -642,10 +646,12 @@ class TableComparison:
         """Yield the sequences that the model names and the database has."""
         if self.table is None or self.mark is None:
             return
-        for key in named_sequences(self.table, self.comparison.default_schema):
-            if key in self.comparison.sequences:
-                self.changes.schemas.add(key[0])
-                yield key
+        for default in (column.default for column in self.table.columns):
+            if isinstance(default, Sequence):
+                key = (default.schema or self.comparison.default_schema, default.name)
+                if key in self.comparison.sequences:
+                    self.changes.schemas.add(key[0])
+                    yield key
 
     def _compare_sequence(
         self, schema: str, name: str, usage: frozenset[Grant]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..declare import TenantTable
 from ..policies import ADMIN_POLICY, quote_grantee, quote_name, quote_qualified
 from .checked import Checked
-from .findings import Finding, Severity
+from .findings import Finding, Severity, error
 from .reach import Start
 
 
@@ -44,10 +44,9 @@ def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
                 and policy.name not in {*declared, ADMIN_POLICY}
                 and checked.tenancy.admin_role in (policy.roles or ())
             ):
-                yield Finding(
+                yield error(
                     "policy-altered",
                     name,
-                    "error",
                     f"policy {quoted} shows rows of others to an admin session that is "
                     f"narrowed to one tenant",
                     f"DROP POLICY {quoted} ON {name}",
@@ -87,10 +86,9 @@ def check_shared(checked: Checked) -> Iterator[Finding]:
         }
         for privilege, role in sorted(beyond):
             grantee = quote_grantee(role)
-            yield Finding(
+            yield error(
                 "privilege-bypasses-rls",
                 name,
-                "error",
                 f"{grantee} has {privilege} on the shared table, which the models do "
                 f"not give",
                 f"REVOKE {privilege} ON {name} FROM {grantee}",

@@ -13,7 +13,7 @@ from ..policies import (
 from .check_beyond import owned_objects
 from .checked import Checked
 from .expected import GROUP_ROLE_ATTRIBUTES, altered_attributes
-from .findings import REPAIR, UPGRADE, Finding, Severity
+from .findings import REPAIR, UPGRADE, Finding, Severity, error, warning
 from .reach import PREDEFINED, Reached, Start
 
 # Predefined roles that are as good as a superuser.
@@ -27,10 +27,9 @@ def check_login(checked: Checked) -> Iterator[Finding]:
     name = quote_name(login.rolname)
     if login.rolsuper:
         # everything else follows from it
-        yield Finding(
+        yield error(
             "login-superuser",
             login.rolname,
-            "error",
             "the login is a superuser, to whom policies do not apply",
             "connect the application as a login of its own, without rights",
         )
@@ -40,19 +39,17 @@ def check_login(checked: Checked) -> Iterator[Finding]:
             yield from _check_reached(checked, reached, "login")
     yield from _check_owned(checked, "login", login.rolname)
     if login.inherits:
-        yield Finding(
+        yield error(
             "login-inherits-tenants",
             login.rolname,
-            "error",
             "the login has the privileges of tenants while it acts as itself",
             f"ALTER ROLE {name} NOINHERIT, and from PostgreSQL 16 on grant tenants' "
             f"roles WITH INHERIT FALSE",
         )
     if checked.isolation == "shared" and login.acts_as_tenants:
-        yield Finding(
+        yield error(
             "login-acts-as-tenants",
             login.rolname,
-            "error",
             "the login of isolation='shared' may act as roles of tenants",
             "use a login of its own for isolation='shared'",
         )
@@ -65,10 +62,9 @@ def check_roles(checked: Checked) -> Iterator[Finding]:
     yield from _check_owned(checked, "tenants", None)
     admin = checked.database.roles.get(checked.tenancy.admin_role)
     if admin is not None and (admin.superuser or admin.bypass_rls):
-        yield Finding(
+        yield error(
             "role-bypasses-rls",
             admin.name,
-            "error",
             "policies do not apply to the admin role",
             f"ALTER ROLE {quote_name(admin.name)} NOSUPERUSER NOBYPASSRLS",
         )
@@ -134,10 +130,12 @@ def _check_owned(
     """
     subject = "role" if login is None else "login"
     database, tenancy = checked.database, checked.tenancy
-    owned = [
-        (kind, quote_name(name), owner)
-        for (kind, name), owner in checked.reach.owners.items()
-        if kind == "database" or name in checked.schemas
+    facts = checked.reach.login
+    owned = [("database", quote_name(facts.datname), facts.database_owner)]
+    owned += [
+        ("schema", quote_name(name), state.owner)
+        for name, state in database.schemas.items()
+        if name in checked.schemas
     ]
     if database.function_owner is not None:
         name = quote_qualified(tenancy.schema, "current_tenant") + "()"
@@ -150,10 +148,9 @@ def _check_owned(
             found.setdefault((kind, login or owner), []).append(name)
     for (kind, who), names in found.items():
         what = "" if kind == "tables" else f"{kind} "
-        yield Finding(
+        yield error(
             f"{subject}-owns-{kind}",
             who,
-            "error",
             f"the {subject} owns {what}{', '.join(names)}, or may act as the owner, "
             f"and could switch the isolation off",
             "connect the application as a login of its own, without rights"
@@ -168,32 +165,30 @@ def _check_owned(
 def check_database(checked: Checked) -> Iterator[Finding]:
     database, tenancy, schema = checked.database, checked.tenancy, checked.schema
     if schema is not None and schema not in database.schemas:
-        yield Finding(
+        yield error(
             "schema-missing",
             schema,
-            "error",
             "sessions look for their tables in a schema that does not exist",
             f"pass the schema of the tables as schema, or {UPGRADE}",
         )
     for name in tenancy.group_roles:
         if name not in database.roles:
             message = "the group role does not exist"
-            yield Finding("role-missing", name, "error", message, UPGRADE)
+            yield error("role-missing", name, message, UPGRADE)
             continue
         altered = altered_attributes(database.roles[name], GROUP_ROLE_ATTRIBUTES)
         if altered:
             is_not = ", ".join(f"{each} = {not altered[each]}" for each in altered)
             message = f"the group role was altered: {is_not}"
-            yield Finding("role-altered", name, "warning", message, REPAIR)
+            yield warning("role-altered", name, message, REPAIR)
     name = quote_qualified(tenancy.schema, "current_tenant") + "()"
     if database.function is None:
         message = "the function does not exist"
-        yield Finding("function-missing", name, "error", message, UPGRADE)
+        yield error("function-missing", name, message, UPGRADE)
     elif database.function != checked.expected.function:
-        yield Finding(
+        yield error(
             "function-altered",
             name,
-            "error",
             "the function is not the one that policies rely on",
             REPAIR,
         )
@@ -201,10 +196,9 @@ def check_database(checked: Checked) -> Iterator[Finding]:
         for grant in sorted(database.schemas[each].grants, key=str):
             if grant.privilege == "CREATE" and checked.gives_tenants(grant.role):
                 name, role = quote_name(each), quote_grantee(grant.role)
-                yield Finding(
+                yield error(
                     "schema-open",
                     name,
-                    "error",
                     f"{role} may create functions and operators in the schema, which "
                     f"sessions of other tenants would find there",
                     f"REVOKE CREATE ON SCHEMA {name} FROM {role}",

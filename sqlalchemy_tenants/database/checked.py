@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy import Connection, MetaData
 
@@ -33,6 +34,7 @@ class Checked:
 
     :param marked: tables to check. A table has no mark where there are no models, and
         its policies compare no column.
+    :param columns: columns and their types, by table.
     :param has_models: whether marks come from models.
     :param schema: the schema of sessions, ``None`` for the login's search path.
     :param invalid: tenants that no tenant column of the models can hold.
@@ -47,6 +49,7 @@ class Checked:
     reach: Reach
     views: list[View]
     marked: dict[tuple[str, str], Mark | None]
+    columns: dict[tuple[str, str], dict[str, str]]
     has_models: bool
     readers: dict[str, frozenset[str] | None]
     invalid: list[str]
@@ -73,6 +76,14 @@ class Checked:
         for name, table, mark in self.tables():
             if isinstance(mark, TenantTable):
                 yield name, table, mark
+
+    def alike(self, key: tuple[str, str]) -> set[str]:
+        """Return the columns of a table that have the name of a tenant column."""
+        return self._tenant_columns & set(self.columns.get(key, ()))
+
+    @cached_property
+    def _tenant_columns(self) -> set[str]:
+        return {mark.column for _, _, mark in self.tenant_tables()}
 
     @property
     def schemas(self) -> set[str]:
@@ -124,6 +135,7 @@ def read(
     expected = Expected(tenancy)
     database = catalog.read_database(connection, tenancy)
     database.tables = catalog.read_tables(connection, tenancy)
+    columns = catalog.read_columns(connection)
     default_schema = schema or connection.dialect.default_schema_name or "public"
     marked: dict[tuple[str, str], Mark | None]
     if metadata is not None:
@@ -133,7 +145,7 @@ def read(
         }
     else:
         marked = {
-            key: _mark_of(table, tenancy, database.function_visible)
+            key: _mark_of(table, columns[key], tenancy, database.function_visible)
             for key, table in database.tables.items()
             if set(OWN_POLICIES) & set(table.policies)
         }
@@ -153,6 +165,7 @@ def read(
         read_reach(connection, tenancy, holders, owners),
         catalog.read_views(connection, tenancy),
         marked,
+        columns,
         metadata is not None,
         catalog.read_readers(
             connection,
@@ -175,7 +188,7 @@ def _altered_conditions(
         question
         for key, mark in marked.items()
         if key in database.tables and isinstance(mark, TenantTable)
-        for question in questions_of(database.tables[key], mark, tenancy)
+        for question in questions_of(database.tables[key], mark.policies(tenancy))
     ]
     return {
         question[:3]: answer.reason
@@ -195,14 +208,16 @@ def _invalid_tenants(
     return [tenant for tenant in tenants if not is_canonical(tenant, casts)]
 
 
-def _mark_of(table: TableState, tenancy: Tenancy, visible: bool) -> TenantTable | None:
+def _mark_of(
+    table: TableState, columns: Iterable[str], tenancy: Tenancy, visible: bool
+) -> TenantTable | None:
     """Return the mark that fits best to the policies of a table without a model."""
     for name in (FLOOR_POLICY, ISOLATION_POLICY):
         policy = table.policies.get(name)
         if policy is None or policy.using is None:
             continue
         compared = policy.using.lstrip("(")
-        for column in table.columns:
+        for column in columns:
             left = quote_name(column)
             if compared.startswith((f"{left} = ", f"{left})::")):
                 possible = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from ..policies import quote_name
 from ..tenancy import FUNCTION_NAME, Tenancy
@@ -53,10 +53,9 @@ class Reached(NamedTuple):
 class Reach:
     """What the login and the tenants can reach.
 
-    :param login: facts about the login itself.
+    :param login: facts about the login itself, and about the database.
     :param roles: the roles that are reached and are worth a look: all but tenants'
         roles that the login reaches, and the group role that tenants are members of.
-    :param owners: who owns database, schemas and function, by kind and name.
     :param owned: functions and views, one of each kind, schema and owner.
     :param around: what lies around the tables: partitions, heirs, indexes.
     :param open: relations without row-level security, with the roles that hold
@@ -69,7 +68,6 @@ class Reach:
 
     login: Any
     roles: list[Reached]
-    owners: dict[tuple[str, str], str]
     owned: list[Any]
     around: list[Any]
     open: list[Any]
@@ -118,7 +116,8 @@ _ROLES = """
 
 _LOGIN = text(
     """
-    SELECT r.rolname, r.rolsuper,
+    SELECT r.rolname, r.rolsuper, d.datname, pg_catalog.pg_get_userbyid(d.datdba)
+            AS database_owner,
         coalesce(pg_catalog.pg_has_role(r.oid, tenants.oid, 'USAGE'), false)
             AS inherits,
         EXISTS (
@@ -127,18 +126,9 @@ _LOGIN = text(
             AND pg_catalog.pg_has_role(r.oid, tenant.oid, 'MEMBER')
         ) AS acts_as_tenants
     FROM pg_catalog.pg_roles r
+    JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
     LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
     WHERE r.rolname = session_user
-    """
-)
-
-_OWNERS = text(
-    f"""
-    SELECT 'database', d.datname, pg_catalog.pg_get_userbyid(d.datdba)
-    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
-    UNION ALL
-    SELECT 'schema', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)
-    FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
     """
 )
 
@@ -281,38 +271,35 @@ def read_reach(
     :param owners: owners of tables of tenants.
     """
     version = connection.dialect.server_version_info or ()
-    names = {
+    facts = {
         "role_prefix": tenancy.role_prefix,
         "tenants_role": tenancy.tenants_role,
         "shared_role": tenancy.shared_role,
+        "schema": tenancy.schema,
+        "function": FUNCTION_NAME,
+        "readers": list(readers),
+        "owners": list(owners),
     }
 
-    def rows(statement: Any, *parameters: str, **more: Any) -> list[Any]:
-        given = {name: names[name] for name in parameters}
-        return list(connection.execute(statement, {**given, **more}).all())
+    def rows(statement: TextClause) -> list[Any]:
+        # those that a statement does not name are ignored
+        return list(connection.execute(statement, facts).all())
 
     edges = _EDGES_16 if version >= (16,) else _EDGES
-    roles = text(_ROLES.format(edges=edges))
     distributed: set[tuple[str, str]] = set()
     for schema, is_readable in rows(_HAS_CITUS):
-        statement = _DISTRIBUTED.format(schema=quote_name(schema))
         if is_readable:
-            distributed |= {(row[0], row[1]) for row in rows(text(statement))}
+            tables = rows(text(_DISTRIBUTED.format(schema=quote_name(schema))))
+            distributed |= {(row[0], row[1]) for row in tables}
         else:
             distributed.add((schema, "pg_dist_partition"))
     return Reach(
-        login=rows(_LOGIN, "role_prefix", "tenants_role")[0],
-        roles=[
-            Reached(*row)
-            for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
-        ],
-        owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
-        owned=rows(_OWNED, schema=tenancy.schema, function=FUNCTION_NAME),
+        login=rows(_LOGIN)[0],
+        roles=[Reached(*row) for row in rows(text(_ROLES.format(edges=edges)))],
+        owned=rows(_OWNED),
         around=rows(_AROUND),
         open=rows(_OPEN),
-        definers=rows(_DEFINERS, readers=list(readers)),
+        definers=rows(_DEFINERS),
         distributed=distributed,
-        without_set_config=[
-            row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
-        ],
+        without_set_config=[row[0] for row in rows(_WITHOUT_SET_CONFIG)],
     )

@@ -26,9 +26,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from ..declare import TenantTable
-from ..policies import OWN_POLICIES, quote_dollar, quote_literal, quote_qualified
-from ..tenancy import Tenancy
+from ..policies import (
+    OWN_POLICIES,
+    Policy,
+    quote_dollar,
+    quote_literal,
+    quote_qualified,
+)
 from .catalog import TableState
 
 
@@ -51,11 +55,9 @@ class Question(NamedTuple):
     existing: str
 
 
-def questions_of(
-    table: TableState, mark: TenantTable, tenancy: Tenancy
-) -> Iterator[Question]:
+def questions_of(table: TableState, policies: Iterable[Policy]) -> Iterator[Question]:
     """Yield the conditions of a user's own policies that the database has, too."""
-    for policy in mark.policies(tenancy):
+    for policy in policies:
         found = table.policies.get(policy.name)
         if policy.name in OWN_POLICIES:
             continue
@@ -394,11 +396,12 @@ def _sqlstate(error: DBAPIError) -> str:
 
 # --- what a migration keeps ----------------------------------------------------------
 
-_QUALIFIED = text(
+_ORIGINALS = text(
     """
     SELECT n.nspname, c.relname, p.polname,
-        pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-        pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+        pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS using,
+        pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS with_check,
+        pg_catalog.obj_description(p.oid, 'pg_policy') AS comment
     FROM pg_catalog.pg_policy p
     JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -411,27 +414,24 @@ _QUALIFIED = text(
 )
 
 
-def qualified_expressions(
+def read_originals(
     connection: Connection, policies: Iterable[tuple[str, str, str]]
-) -> dict[tuple[str, str, str], tuple[str | None, str | None]]:
-    """Return the conditions of policies with their names in full, so that a revision
-    that holds them means the same objects in every session, or fails.
+) -> dict[tuple[str, str, str], Any]:
+    """Read comments on policies, and their conditions with all names in full, so that a
+    revision that holds them means the same objects in every session, or fails.
 
     One query under an empty search path, in a savepoint that is rolled back.
 
     :param policies: schema, table and name of each.
-    :return: by the same, the texts of ``USING`` and ``WITH CHECK``.
+    :return: by the same, rows with ``using``, ``with_check`` and ``comment``.
     """
-    wanted = list(policies)
-    if not wanted:
-        return {}
-    schemas, tables, names = map(list, zip(*wanted, strict=True))
+    schemas, tables, names = map(list, zip(*policies, strict=True))
     with _undone(connection):
         _execute(connection, "SELECT pg_catalog.set_config('search_path', '', true)")
         rows = connection.execute(
-            _QUALIFIED, {"schemas": schemas, "tables": tables, "policies": names}
+            _ORIGINALS, {"schemas": schemas, "tables": tables, "policies": names}
         ).all()
-    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+    return {(row[0], row[1], row[2]): row for row in rows}
 
 
 # --- constants that change by themselves ---------------------------------------------
