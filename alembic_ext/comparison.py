@@ -64,7 +64,7 @@ class Comparison:
     def may_own(self, role: str) -> bool:
         """Whether a role may own tables of tenants, and so becomes an admin.
 
-        An application's login may not, whoever made it the owner.
+        An application's login may not, even where somebody made it the owner.
         """
         return role == self.database.current_user or any(
             role in each.owners for each in self.configured
@@ -75,7 +75,7 @@ class Comparison:
         if self.expected.is_ours(owner):
             return ""  # as an admin, it would open everything to tenants
         return (
-            f", or name the owner, if it is no login of the application: "
+            f", or name the owner, unless it is a login of the application: "
             f"Tenancy(owners=[{owner!r}])"
         )
 

@@ -73,23 +73,8 @@ class PolicyChange:
             and touched
             and any(is_among(each, touched) for each in table.dependencies(before))
         )
-        if before is not None and (target is None or blocked):
-            first.append(table.drop(before))
-            if target is not None:
-                table.close_without(before)
-                last.append(table.create(target))
-        elif before is None:
-            assert target is not None
-            last.append(table.create(target))
-        else:
-            assert target is not None
-            operations = table.alter(before, target)
-            if len(operations) == 1:
-                last += operations
-            elif operations:
-                table.close_without(before)
-                first.append(operations[0])
-                last.append(operations[1])
+        for op in table.change(before, target, anew=bool(blocked)):
+            (first if isinstance(op, ops.DropPolicyOp) else last).append(op)
 
 
 @dataclass
@@ -162,7 +147,7 @@ class TableComparison:
             tenancy = Tenancy.of(metadata_table.metadata)
             self.force = tenancy.force
             if self.mark is not None and tenancy not in comparison.configured:
-                # the comparison of the other names sees to it
+                # the comparison of the other configuration covers it
                 self.mark, self.is_anothers = None, True
         is_used = self.existing is not None and self.expected.uses(self.existing)
         is_marked = self.mark is not None
@@ -182,7 +167,7 @@ class TableComparison:
                 log.info("Detected that table %r has no mark any more", self.full_name)
         elif not changes.is_marked and not self._has_grants_of_tenants():
             return None
-        # privileges are taken before the policies go, and given after they have come
+        # revoke before policies are dropped, and grant after they are created
         grants = self._compare_grants()
         self._add(op for op in grants if isinstance(op, ops.RevokePrivilegesOp))
         if isinstance(self.mark, TenantTable):
@@ -282,6 +267,25 @@ class TableComparison:
         """Return the operation that drops a policy."""
         return ops.DropPolicyOp(policy, self.name, schema=self.schema)
 
+    def change(
+        self, before: Policy | None, target: Policy | None, *, anew: bool = False
+    ) -> list[MigrateOperation]:
+        """Return what makes a policy another one, or none.
+
+        :param anew: drop and create it, even where it could be altered or stay.
+        """
+        if before is None:
+            assert target is not None
+            return [self.create(target)]
+        if target is None:
+            return [self.drop(before)]
+        operations: list[MigrateOperation] = [self.drop(before), self.create(target)]
+        if not anew:
+            operations = self.alter(before, target)
+        if len(operations) > 1:
+            self.close_without(before)
+        return operations
+
     def alter(self, before: Policy, target: Policy) -> list[MigrateOperation]:
         """Return what makes a policy another one: nothing, one alteration, or a drop
         and a creation."""
@@ -372,7 +376,7 @@ class TableComparison:
                 dropped.append(before)
                 following += [self.create(target)] if target is not None else []
             else:
-                following += self._change(before, target)
+                following += self.change(before, target)
         if not (dropped or following or self.changes.later):
             self._settle(known)
         self._compare_row_security(flags, self._lead(dropped, following, flags, wanted))
@@ -399,19 +403,6 @@ class TableComparison:
             elif target is None:
                 log.info("Detected extra policy %r on %r", name, self.full_name)
             yield before, target
-
-    def _change(
-        self, before: Policy | None, target: Policy | None
-    ) -> list[MigrateOperation]:
-        if before is None:
-            assert target is not None
-            return [self.create(target)]
-        if target is None:
-            return [self.drop(before)]
-        operations = self.alter(before, target)
-        if len(operations) > 1:
-            self.close_without(before)
-        return operations
 
     def _lead(
         self,
@@ -475,7 +466,7 @@ class TableComparison:
                 dropped.append(policy)
         drops: list[MigrateOperation] = [self.drop(policy) for policy in dropped]
         wanted = self._flags
-        # what nobody of us enabled is not ours to disable
+        # leave row-level security on where policies of others remain
         if is_dropped or (not others and (found or self.mark is not None)):
             wanted = (False, False)
         if any(self._mentions(policy, altered) for policy in dropped):
@@ -532,7 +523,7 @@ class TableComparison:
         return (
             before is not None
             and _has_subselect(before)
-            # ours have one, without FROM
+            # our own have a subselect, but it has no FROM
             and not (target is not None and self._has_own_text(before, target))
             and any(
                 (each.schema, each.table) != self.key
@@ -588,7 +579,7 @@ class TableComparison:
         if before is None or target is None or before == target:
             return before == target
         assert isinstance(self.mark, TenantTable)
-        # its printed form is known
+        # PostgreSQL prints ours in one of a few known forms
         comparison = self.comparison
         return before in printed_policy(
             policy,

@@ -218,7 +218,7 @@ class TenantState:
 
 
 def _role(oid: str) -> str:
-    # a function: with each join, or view, the query takes longer to plan
+    # a function, because each join or view makes planning slower
     return (
         f"CASE WHEN {oid} = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid({oid}) END"
     )
@@ -559,7 +559,7 @@ _TENANTS = text(
         SELECT DISTINCT login.rolname
         FROM pg_catalog.pg_auth_members act
         JOIN pg_catalog.pg_roles login ON login.oid = act.member
-        -- whoever creates a role only administers it; before 16 nothing less than all
+        -- the creator of a role has ADMIN alone; before 16 ADMIN gave everything
         WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
             (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
         ORDER BY login.rolname)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from sqlalchemy import Connection, MetaData
 
 from ..tenancy import Isolation, Tenancy
-from .check_beyond import check_policies_of_others, check_shared
 from .check_roles import check_database, check_login, check_roles
 from .check_tables import (
     check_around,
     check_definers,
     check_distributed,
     check_owners,
+    check_policies_of_others,
+    check_privileges,
     check_readers,
     check_tables,
     check_tenants,
@@ -51,7 +52,7 @@ _CHECKS = (
     check_distributed,
     check_tables,
     check_policies_of_others,
-    check_shared,
+    check_privileges,
     check_unmarked,
     check_around,
     check_definers,

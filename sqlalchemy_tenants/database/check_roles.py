@@ -10,7 +10,6 @@ from ..policies import (
     quote_name,
     quote_qualified,
 )
-from .check_beyond import owned_objects
 from .checked import Checked
 from .expected import GROUP_ROLE_ATTRIBUTES, altered_attributes
 from .findings import REPAIR, UPGRADE, Finding, Severity, error, warning
@@ -141,7 +140,7 @@ def _check_owned(
         name = quote_qualified(tenancy.schema, "current_tenant") + "()"
         owned.append(("function", name, database.function_owner))
     owned += [("tables", name, table.owner) for name, table, _ in checked.tables()]
-    owned += owned_objects(checked, start)
+    owned += _owned_objects(checked, start)
     found: dict[tuple[str, str], list[str]] = {}
     for kind, name, owner in owned:
         if checked.belongs_to(start, owner):
@@ -157,6 +156,22 @@ def _check_owned(
             if login is not None
             else f"give {what}{', '.join(names)} another owner",
         )
+
+
+def _owned_objects(checked: Checked, start: Start) -> Iterator[tuple[str, str, str]]:
+    """Yield functions and views of the sessions' schemas that the login or a tenant
+    owns: the kind of the finding, the name, and the owner.
+
+    The owner of a function, or of a view, decides what it executes in the sessions of
+    all who use it: directly, or by a trigger, a default or a policy.
+    """
+    for kind, schema, name, owner in checked.reach.owned:
+        if schema in checked.schemas and checked.belongs_to(start, owner):
+            quoted = quote_qualified(schema, name)
+            if kind == "function":
+                yield "function", quoted + "()", owner
+            else:
+                yield "tables", quoted, owner
 
 
 # --- what a database has once -------------------------------------------------------

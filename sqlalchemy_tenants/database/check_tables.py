@@ -9,7 +9,7 @@ from typing import Any
 
 from ..declare import TenantTable
 from ..policies import (
-    TENANT_PRIVILEGES,
+    ADMIN_POLICY,
     quote_grantee,
     quote_name,
     quote_qualified,
@@ -80,23 +80,6 @@ def _check_table(
                 f"policy {quote_name(policy.name)} lets every role with privileges in",
                 f"DROP POLICY {quote_name(policy.name)} ON {name}, or name its roles",
             )
-    beyond = {
-        (grant.privilege, grant.role)
-        for grant in table.grants
-        if grant.privilege not in TENANT_PRIVILEGES
-        and (
-            grant.role == checked.tenancy.admin_role
-            or checked.gives_tenants(grant.role)
-        )
-    }
-    for privilege, role in sorted(beyond):
-        grantee = quote_grantee(role)
-        yield error(
-            "privilege-bypasses-rls",
-            name,
-            f"{grantee} has {privilege}, which no policy confines",
-            f"REVOKE {privilege} ON {name} FROM {grantee}",
-        )
 
 
 def _altered_condition(
@@ -156,6 +139,77 @@ def _check_policies(
         else:
             code, message = "policy-missing", f"policy {quoted} is missing"
         yield Finding(code, name, severity, message, REPAIR)
+
+
+def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
+    """Yield policies whose roles the login or a tenant may act as.
+
+    The floor is a policy for tenants, so it does not confine who acts as another role.
+    """
+    reached = checked.reach.of("login") | checked.reach.of("tenants")
+    for name, table, mark in checked.tenant_tables():
+        declared = {policy.name for policy in mark.extra}
+        for policy in table.policies.values():
+            quoted = quote_name(policy.name)
+            if (
+                policy.permissive
+                and policy.name not in {*declared, ADMIN_POLICY}
+                and checked.tenancy.admin_role in (policy.roles or ())
+            ):
+                yield error(
+                    "policy-altered",
+                    name,
+                    f"policy {quoted} shows rows of others to an admin session that is "
+                    f"narrowed to one tenant",
+                    f"DROP POLICY {quoted} ON {name}",
+                )
+            roles = {
+                role
+                for role in policy.roles or ()
+                if role in reached and not checked.expected.is_ours(role)
+            }
+            if not roles or not policy.permissive:
+                continue
+            severity: Severity = "warning" if policy.name in declared else "error"
+            yield Finding(
+                "policy-reachable",
+                name,
+                severity,
+                f"policy {quoted} is for {', '.join(sorted(map(quote_name, roles)))}, "
+                f"whom the login or a tenant may act as, past the floor",
+                f"REVOKE that role from the login and from tenants, or DROP POLICY "
+                f"{quoted} ON {name}",
+            )
+
+
+def check_privileges(checked: Checked) -> Iterator[Finding]:
+    """Yield privileges that no policy confines, and on shared tables those that the
+    models do not give."""
+    for name, table, mark in checked.tables():
+        if mark is None:
+            continue
+        is_shared = not isinstance(mark, TenantTable)
+        beyond = {
+            (grant.privilege, grant.role)
+            for grant in table.grants
+            if grant.privilege not in mark.privileges
+            and (
+                checked.gives_tenants(grant.role)
+                if grant.role != checked.tenancy.admin_role
+                else not is_shared
+            )
+        }
+        why = "which no policy confines"
+        if is_shared:
+            why = "which the models do not give tenants on a shared table"
+        for privilege, role in sorted(beyond):
+            grantee = quote_grantee(role)
+            yield error(
+                "privilege-bypasses-rls",
+                name,
+                f"{grantee} has {privilege}, {why}",
+                f"REVOKE {privilege} ON {name} FROM {grantee}",
+            )
 
 
 def check_unmarked(checked: Checked) -> Iterator[Finding]:
@@ -242,7 +296,7 @@ def check_around(checked: Checked) -> Iterator[Finding]:
     for row in around:
         key = (row.nspname, row.relname)
         heir = (row.object_schema, row.object_name)
-        # one that is marked has policies of its own
+        # a marked heir has policies of its own
         if (
             row.kind == "heir"
             and key in tables
@@ -270,7 +324,7 @@ def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
     yield Finding(
         "view-bypasses-rls",
         name,
-        # one for reports may be meant so
+        # a view for reports may be intended
         "error" if is_open else "warning",
         f"the {kind} reads {table} with the rights of its owner"
         + ("" if is_open else ", though no tenant may use it"),

@@ -110,7 +110,7 @@ class Checked:
 
         :param holders: who holds privileges on it.
         """
-        # everybody may use the schemas that are not read: those of the system
+        # the catalog leaves out the system's schemas, which everybody may use
         state = self.database.schemas.get(schema)
         is_usable = (
             state is None

@@ -1,7 +1,7 @@
 """What the login and the tenants can reach: roles, and objects past the policies.
 
-It is not enough to ask which attribute a role has. Whoever is a member of a role, or
-administers it, can act as it, and whoever owns an object can change it.
+A role's own attributes do not tell. A member or an administrator of another role can
+act as that role, and the owner of an object can change the object.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _EDGES_16 = "m.admin_option OR m.inherit_option OR m.set_option"
 _ROLES = """
     WITH RECURSIVE edges AS (
         SELECT m.roleid, m.member FROM pg_catalog.pg_auth_members m WHERE {edges}
-        -- whoever owns the database has this role without a membership
+        -- the database's owner has this role without a membership
         UNION ALL SELECT 'pg_database_owner'::regrole::oid, datdba
         FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
     ), start AS (

@@ -126,7 +126,7 @@ class _Refusal(NamedTuple):
 
     @property
     def is_of_the_session(self) -> bool:
-        """Whether the session could not ask, and nothing was said of the condition."""
+        """Whether the error is about the session, and says nothing of the condition."""
         return not re.match("42(?!501|723)|22|0A", self.sqlstate)
 
 
@@ -166,7 +166,7 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-#: What stands alone only where a string or a name does not end.
+#: One of these as a lexeme means that a string or a quoted name does not end.
 _OPEN = frozenset(("'", "e'", "E'", '"', "$"))
 
 
@@ -191,7 +191,7 @@ def lexemes(expression: str) -> list[str] | None:
             if before is None or after is None:
                 return None
             return [*before, *literal, *after]
-    # strings only: an object for each match would set the garbage collector to work
+    # strings, because match objects would keep the garbage collector busy
     found = _LEXEME.findall(expression)
     if not _OPEN.isdisjoint(found):
         return None
@@ -226,12 +226,12 @@ _ENDS = (")", "]", ";")
 
 # --- the server ----------------------------------------------------------------------
 
-# The names are not found by any condition: functions in pg_temp never are without it.
+# No condition finds these names: a call reaches pg_temp only if it names pg_temp.
 _FUNCTION = "pg_temp.sqlalchemy_tenants_condition_"
 _SETTING = "tenancy.printed_conditions"
 
 #: All conditions in one function. If one of them is refused, a function each, so that
-#: it does not spoil the others. Whoever waited for a lock once does not do so again.
+#: it does not spoil the others. After one wait for a lock, the next ones are cut short.
 _PRINT = """
 DECLARE
   conditions text[] := {conditions};
@@ -335,7 +335,7 @@ def _as_in_a_policy(statement: Sequence[str]) -> list[str]:
             and following[0] == "."
             # neither the whole row nor an operator
             and re.match(r'[\w"]', following[1])
-            # neither a function nor a type nor a collation: table is no schema there
+            # before a function, a type or a collation the name is a schema's
             and following[2] != "("
             and (result or [""])[-1] not in ("::", "COLLATE", "AS", "RETURNING")
         ):
@@ -356,7 +356,7 @@ def _undone(connection: Connection) -> Iterator[None]:
         except DBAPIError as error:
             if _sqlstate(error) != "25P01":
                 raise
-            # autocommit, where a transaction of the server's is none of SQLAlchemy's
+            # AUTOCOMMIT: SQLAlchemy opens no transaction, so begin one by hand
             _execute(connection, "BEGIN")
             try:
                 yield
@@ -380,7 +380,7 @@ def _execute(connection: Connection, statement: str) -> Any:
 
 
 def _is_refusal(error: DBAPIError) -> bool:
-    """Whether the server has no answer, and the session can go on: not supported, no
+    """Whether the server refused, and the session still works: not supported, no
     privilege, limits, cancelled by a timeout, read-only, raised by an event trigger."""
     state = _sqlstate(error)
     return not error.connection_invalidated and bool(
