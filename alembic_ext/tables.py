@@ -279,16 +279,15 @@ class TableComparison:
             return [self.create(target)]
         if target is None:
             return [self.drop(before)]
-        operations: list[MigrateOperation] = [self.drop(before), self.create(target)]
-        if not anew:
-            operations = self.alter(before, target)
-        if len(operations) > 1:
-            self.close_without(before)
-        return operations
+        operations = None if anew else self._alter(before, target)
+        if operations is not None:
+            return operations
+        self.close_without(before)
+        return [self.drop(before), self.create(target)]
 
-    def alter(self, before: Policy, target: Policy) -> list[MigrateOperation]:
-        """Return what makes a policy another one: nothing, one alteration, or a drop
-        and a creation."""
+    def _alter(self, before: Policy, target: Policy) -> list[MigrateOperation] | None:
+        """Return what alters a policy, if anything; ``None`` where it has to be dropped
+        and created."""
         differs = self._differences(before, target)
         if not differs:
             return []
@@ -302,7 +301,7 @@ class TableComparison:
         if {"command", "permissive"} & differs.keys() or any(
             None in values for values in differs.values()
         ):
-            return [self.drop(before), self.create(target)]
+            return None
         changes: dict[str, Any] = {}
         for part, (old, new) in differs.items():
             changes[part], changes[f"existing_{part}"] = new, old
@@ -499,6 +498,8 @@ class TableComparison:
         in_database = () if self.existing is None else self.existing.policies
         if before is None and name in in_database:
             return False  # left out by its name
+        if not self.autogen_context.opts.get("include_object"):
+            return True
         subject = before if target is None else target
         assert subject is not None
         return self.autogen_context.run_object_filters(

@@ -52,6 +52,17 @@ shared_table(Table("countries", METADATA, Column("code", Text, primary_key=True)
 Check = Callable[..., list[Finding]]
 
 
+def planted(table: str, **texts: str) -> list[tuple[str, str, str]]:
+    """Return what is planted, the code and the object of the finding, of each line.
+
+    :param table: ``code | object | SQL``; a line that begins with spaces goes on.
+    :param texts: what replaces names in braces.
+    """
+    lines = table.replace("\n    ", " ").format(**texts).splitlines()
+    rows = [line.split(" | ", 2) for line in lines if line and line[0] != "#"]
+    return [(sql, code, object_) for code, object_, sql in rows]
+
+
 @dataclass
 class Transaction:
     """A transaction of the superuser, which sees what the test has done in it."""

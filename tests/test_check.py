@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
 
-from checks import METADATA, Check, Transaction, check, migrated, shared
+from checks import METADATA, Check, Transaction, check, migrated, planted, shared
 from sqlalchemy_tenants import with_rls
 
 __all__ = ["check", "migrated", "shared"]
@@ -25,98 +25,51 @@ def test_a_sound_database_has_no_findings(
     assert check(login, metadata, isolation=isolation) == []
 
 
-FAULTS: list[tuple[str, str, str]] = [
-    ("ALTER ROLE app SUPERUSER", "login-superuser", "app"),
-    ("ALTER ROLE app BYPASSRLS", "login-bypassrls", "app"),
-    ("ALTER TABLE texts OWNER TO app", "login-owns-tables", "app"),
-    ("GRANT tenants_admin TO app", "login-is-admin", "app"),
-    ("DROP FUNCTION tenancy.current_tenant() CASCADE", "function-missing", "tenancy"),
-    (
-        "ALTER FUNCTION tenancy.current_tenant() SECURITY DEFINER",
-        "function-altered",
-        "tenancy.current_tenant()",
-    ),
-    (
-        "CREATE OR REPLACE FUNCTION tenancy.current_tenant() RETURNS text"
-        " LANGUAGE sql STABLE RETURN 'acme'",
-        "function-altered",
-        "tenancy.current_tenant()",
-    ),
-    ("ALTER ROLE tenants BYPASSRLS", "role-bypasses-rls", "tenants"),
-    ("DROP ROLE tenants_shared", "role-missing", "tenants_shared"),
-    ("ALTER TABLE texts DISABLE ROW LEVEL SECURITY", "rls-disabled", "public.texts"),
-    ("ALTER TABLE uuids NO FORCE ROW LEVEL SECURITY", "rls-not-forced", "public.uuids"),
-    ("DROP POLICY tenant_floor ON ints", "policy-missing", "public.ints"),
-    ("DROP POLICY tenants_admin ON uuids", "policy-missing", "public.uuids"),
-    (
-        "ALTER POLICY tenant_isolation ON varchars USING (true)",
-        "policy-altered",
-        "public.varchars",
-    ),
-    (
-        "ALTER POLICY tenant_floor ON ints WITH CHECK (true)",
-        "policy-altered",
-        "public.ints",
-    ),
-    ("ALTER POLICY tenant_floor ON texts TO app", "policy-altered", "public.texts"),
-    ("CREATE POLICY p ON texts USING (true)", "policy-for-public", "public.texts"),
-    (
-        "CREATE TABLE stray (tenant text); GRANT SELECT ON stray TO tenants",
-        "table-unmarked",
-        "public.stray",
-    ),
-    ("CREATE TABLE stray (tenant text)", "table-unmarked", "public.stray"),
-    ("CREATE VIEW v AS SELECT * FROM texts", "view-bypasses-rls", "public.v"),
-    (
-        "CREATE MATERIALIZED VIEW v AS SELECT * FROM ints",
-        "view-bypasses-rls",
-        "public.v",
-    ),
-    (
-        "CREATE VIEW inner_view WITH (security_invoker) AS SELECT * FROM texts;"
-        "CREATE VIEW v AS SELECT * FROM inner_view",
-        "view-bypasses-rls",
-        "public.v",
-    ),
-    (
-        "CREATE TABLE heir () INHERITS (texts); GRANT INSERT ON heir TO tenants",
-        "heir-open",
-        "public.heir",
-    ),
-    (
-        "CREATE TABLE heir () INHERITS (texts);"
-        "CREATE TABLE heirs_heir () INHERITS (heir);"
-        "GRANT SELECT (id) ON heirs_heir TO PUBLIC",
-        "heir-open",
-        "public.heirs_heir",
-    ),
-    ("GRANT TRUNCATE ON ints TO tenants", "privilege-bypasses-rls", "public.ints"),
-    ("GRANT TRIGGER ON ints TO PUBLIC", "privilege-bypasses-rls", "public.ints"),
-    (
-        "CREATE ROLE tenant_acme BYPASSRLS IN ROLE tenants",
-        "role-bypasses-rls",
-        "tenant_acme",
-    ),
-    (
-        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
-        " AS 'SELECT count(*) FROM public.texts'",
-        "function-bypasses-rls",
-        "f()",
-    ),
-    (
-        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
-        " AS 'SELECT count(*) FROM public.texts'; ALTER FUNCTION f() OWNER TO owner",
-        "function-bypasses-rls",
-        "f()",
-    ),
-    (
-        "CREATE ROLE robot BYPASSRLS; CREATE FUNCTION f() RETURNS int LANGUAGE sql"
-        " SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION f() OWNER TO robot",
-        "function-bypasses-rls",
-        "f()",
-    ),
-    ("DROP INDEX ix_texts_tenant", "index-missing", "public.texts"),
-]
+FAULTS = planted(
+    """
+login-superuser | app | ALTER ROLE app SUPERUSER
+login-bypassrls | app | ALTER ROLE app BYPASSRLS
+login-owns-tables | app | ALTER TABLE texts OWNER TO app
+login-is-admin | app | GRANT tenants_admin TO app
+function-missing | tenancy | DROP FUNCTION tenancy.current_tenant() CASCADE
+function-altered | tenancy.current_tenant() | ALTER FUNCTION tenancy.current_tenant()
+    SECURITY DEFINER
+function-altered | tenancy.current_tenant() | CREATE OR REPLACE FUNCTION
+    tenancy.current_tenant() RETURNS text LANGUAGE sql STABLE RETURN 'acme'
+role-bypasses-rls | tenants | ALTER ROLE tenants BYPASSRLS
+role-missing | tenants_shared | DROP ROLE tenants_shared
+rls-disabled | public.texts | ALTER TABLE texts DISABLE ROW LEVEL SECURITY
+rls-not-forced | public.uuids | ALTER TABLE uuids NO FORCE ROW LEVEL SECURITY
+policy-missing | public.ints | DROP POLICY tenant_floor ON ints
+policy-missing | public.uuids | DROP POLICY tenants_admin ON uuids
+policy-altered | public.varchars | ALTER POLICY tenant_isolation ON varchars USING
+    (true)
+policy-altered | public.ints | ALTER POLICY tenant_floor ON ints WITH CHECK (true)
+policy-altered | public.texts | ALTER POLICY tenant_floor ON texts TO app
+policy-for-public | public.texts | CREATE POLICY p ON texts USING (true)
+table-unmarked | public.stray | CREATE TABLE stray (tenant text); GRANT SELECT ON stray
+    TO tenants
+table-unmarked | public.stray | CREATE TABLE stray (tenant text)
+view-bypasses-rls | public.v | CREATE VIEW v AS SELECT * FROM texts
+view-bypasses-rls | public.v | CREATE MATERIALIZED VIEW v AS SELECT * FROM ints
+view-bypasses-rls | public.v | CREATE VIEW inner_view WITH (security_invoker) AS SELECT
+    * FROM texts;CREATE VIEW v AS SELECT * FROM inner_view
+heir-open | public.heir | CREATE TABLE heir () INHERITS (texts); GRANT INSERT ON heir TO
+    tenants
+heir-open | public.heirs_heir | CREATE TABLE heir () INHERITS (texts);CREATE TABLE
+    heirs_heir () INHERITS (heir);GRANT SELECT (id) ON heirs_heir TO PUBLIC
+privilege-bypasses-rls | public.ints | GRANT TRUNCATE ON ints TO tenants
+privilege-bypasses-rls | public.ints | GRANT TRIGGER ON ints TO PUBLIC
+role-bypasses-rls | tenant_acme | CREATE ROLE tenant_acme BYPASSRLS IN ROLE tenants
+function-bypasses-rls | f() | CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY
+    DEFINER AS 'SELECT count(*) FROM public.texts'
+function-bypasses-rls | f() | CREATE FUNCTION f() RETURNS bigint LANGUAGE sql SECURITY
+    DEFINER AS 'SELECT count(*) FROM public.texts'; ALTER FUNCTION f() OWNER TO owner
+function-bypasses-rls | f() | CREATE ROLE robot BYPASSRLS; CREATE FUNCTION f() RETURNS
+    int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION f() OWNER TO robot
+index-missing | public.texts | DROP INDEX ix_texts_tenant
+"""
+)
 
 
 CASES = [

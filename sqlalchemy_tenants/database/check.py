@@ -21,7 +21,7 @@ from .check_tables import (
     check_tenants,
     check_unmarked,
 )
-from .checked import read
+from .checked import Checked
 from .findings import Finding
 
 
@@ -39,7 +39,7 @@ def run_checks(
     :param schema: where sessions find the tables of models that name no schema;
         ``None`` for the first of the login's search path.
     """
-    checked = read(connection, tenancy, metadata, isolation, schema)
+    checked = Checked(connection, tenancy, metadata, isolation, schema)
     findings = [finding for check in _CHECKS for finding in check(checked)]
     findings.sort(key=lambda finding: (finding.severity, finding.object))
     return list(dict.fromkeys(findings))

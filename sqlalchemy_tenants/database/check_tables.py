@@ -175,8 +175,8 @@ def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
                 "policy-reachable",
                 name,
                 severity,
-                f"policy {quoted} is for {', '.join(sorted(map(quote_name, roles)))}, "
-                f"whom the login or a tenant may act as, past the floor",
+                f"policy {quoted} is for {', '.join(sorted(map(quote_name, roles)))}: "
+                f"the login or a tenant may act as that role, past the floor",
                 f"REVOKE that role from the login and from tenants, or DROP POLICY "
                 f"{quoted} ON {name}",
             )
@@ -220,7 +220,7 @@ def check_unmarked(checked: Checked) -> Iterator[Finding]:
     open_to: dict[tuple[str, str], list[str]] = {}
     for row in checked.reach.open:
         roles = checked.opened(row.nspname, row.holders, row.owner)
-        if roles and not (not checked.has_models and _looks_shared(checked, row)):
+        if roles and not (checked.metadata is None and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
     for view in checked.views:
         table = checked.database.tables.get(view.table)
@@ -376,7 +376,7 @@ def check_tenants(checked: Checked) -> Iterator[Finding]:
         yield warning(
             "tenant-invalid",
             checked.tenancy.tenants_role,
-            f"tenants see no rows, because no tenant column prints a value like this: "
+            f"these tenants see no rows, because no tenant column holds such a value: "
             f"{shown} ({len(checked.invalid)} in all)",
             f"delete_tenant({checked.invalid[0]!r}), unless it belongs to another "
             f"database",
@@ -430,10 +430,9 @@ def check_owners(checked: Checked) -> Iterator[Finding]:
                 name,
                 f"its owner {owner} is subject to the policies: dumps are empty, and "
                 f"migrations change no row, without an error",
-                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, who has "
-                f"to inherit, unless "
-                f"{owner} is a login of the application; give the table another owner "
-                f"then",
+                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, which has "
+                f"to be INHERIT; if {owner} is a login of the application, give the "
+                f"table another owner instead",
             )
     for owner in checked.reach.without_set_config:
         yield warning(

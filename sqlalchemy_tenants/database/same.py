@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from json import loads
 from typing import Any, NamedTuple
 
@@ -91,9 +92,9 @@ def compare_expressions(
     """
     answers: dict[Question, Answer] = {}
     asked: dict[Question, tuple[list[str], list[str] | None]] = {}
+    read = cache(lexemes)  # many tables have the same conditions
     for question in questions:
-        declared = lexemes(question.declared)
-        existing = lexemes(question.existing)
+        declared, existing = read(question.declared), read(question.existing)
         if declared is None or not _is_closed(declared):
             reason = "the declared text is not one closed condition"
             answers[question] = Answer(False, reason)
