@@ -24,7 +24,7 @@ from ..tenancy import Isolation, Tenancy
 from . import catalog
 from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_policies, readers
-from .reach import Reach, Start, read_reach
+from .reach import Reach, Start, read_reach, read_readers
 from .same import compare_expressions, questions_of
 
 
@@ -100,7 +100,7 @@ class Checked:
     def readers(self) -> dict[str, frozenset[str] | None]:
         """See :func:`.read_readers`: who may read a marked table, and all dumps."""
         tables = [table for _, table, _ in self.tables()]
-        return catalog.read_readers(
+        return read_readers(
             self.connection,
             {role for table in tables for role in readers(table, self.expected)},
             {role for table in tables for role in admitted(table.policies.values())},

@@ -1,4 +1,4 @@
-"""What the login and the tenants can reach: roles, and objects past the policies.
+"""What the login and the tenants can reach, past the policies, and who reads nothing.
 
 A role's own attributes do not tell. A member or an administrator of another role can
 act as that role, and the owner of an object can change the object.
@@ -6,10 +6,19 @@ act as that role, and the owner of an object can change the object.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Connection,
+    Text,
+    TextClause,
+    bindparam,
+    text,
+)
 
 from ..policies import quote_name
 from ..tenancy import FUNCTION_NAME, Tenancy
@@ -303,3 +312,42 @@ def read_reach(
         distributed=distributed,
         without_set_config=[row[0] for row in rows(_WITHOUT_SET_CONFIG)],
     )
+
+
+# --- who reads ------------------------------------------------------------------------
+
+
+_READERS = text(
+    """
+    SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
+        SELECT g.rolname FROM pg_catalog.pg_roles g
+        WHERE g.rolname = ANY (:admitted)
+        AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))
+    FROM pg_catalog.pg_roles r
+    WHERE r.rolname = ANY (:roles)
+    OR (:dumps AND r.rolcanlogin AND pg_catalog.pg_has_role(
+        r.oid, 'pg_read_all_data', 'USAGE'))
+    """
+).bindparams(
+    bindparam("roles", type_=ARRAY(Text)),
+    bindparam("admitted", type_=ARRAY(Text)),
+    bindparam("dumps", type_=Boolean),
+)
+
+
+def read_readers(
+    connection: Connection,
+    roles: Collection[str],
+    admitted: Collection[str],
+    *,
+    dumps: bool = False,
+) -> dict[str, frozenset[str] | None]:
+    """Read which of the admitted roles other roles have the privileges of; one query.
+
+    :param dumps: ask about logins that may read all tables, too.
+    :return: by role; ``None`` for roles to which no policy applies.
+    """
+    rows = connection.execute(
+        _READERS, {"roles": list(roles), "admitted": list(admitted), "dumps": dumps}
+    )
+    return {role: None if exempt else frozenset(has) for role, exempt, has in rows}
