@@ -12,7 +12,7 @@ logging configuration of ``alembic.ini`` silences it::
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -27,9 +27,9 @@ from sqlalchemy.schema import ForeignKeyConstraint
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import admitted
-from sqlalchemy_tenants.database.readers import read_readers
+from sqlalchemy_tenants.database.reach import read_readers
 from sqlalchemy_tenants.database.same import frozen_constants
-from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of, marks
+from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of
 from sqlalchemy_tenants.policies import (
     current_tenant_sql,
     quote_name,
@@ -77,17 +77,16 @@ def _default_text(column: Column[Any]) -> str:
     return text.text if isinstance(text, TextClause) else ""
 
 
-def check_models(collections: Iterable[MetaData]) -> None:
+def check_models(comparisons: Iterable[Comparison]) -> None:
     """Log what is worth a second look in the models; each kind once a table."""
-    for metadata in collections:
-        for table, mark in marks(metadata):
-            if isinstance(mark, TenantTable):
-                _check_table(table, mark.column)
-                for policy in mark.extra:
-                    for text in dict.fromkeys((policy.using, policy.with_check)):
-                        _check_constants(
-                            table.fullname, policy.name, frozen_constants(text or "")
-                        )
+    for table, mark in (pair for each in comparisons for pair in each.marked.values()):
+        if isinstance(mark, TenantTable):
+            _check_table(table, mark.column)
+            for policy in mark.extra:
+                for text in dict.fromkeys((policy.using, policy.with_check)):
+                    _check_constants(
+                        table.fullname, policy.name, frozen_constants(text or "")
+                    )
 
 
 def check_answers(comparisons: Iterable[Comparison]) -> None:
@@ -191,14 +190,15 @@ def _describe(constraint: ForeignKeyConstraint) -> str:
     return f"({columns}) to {constraint.referred_table.fullname}"
 
 
-def check_views(comparison: Comparison, collections: Iterable[MetaData]) -> None:
+def check_views(comparisons: Sequence[Comparison]) -> None:
     """Log views that read tables of tenants with the rights of the view's owner."""
+    comparison = comparisons[0]
     if not comparison.database.has_views:
         return
     tables = {
-        (table.schema or comparison.default_schema, table.name)
-        for metadata in collections
-        for table, mark in marks(metadata)
+        key
+        for each in comparisons
+        for key, (_, mark) in each.marked.items()
         if isinstance(mark, TenantTable)
     }
     found: dict[tuple[str, str], list[str]] = {}

@@ -177,70 +177,47 @@ def _start(autogen_context: AutogenContext) -> _Run:
     collections: Sequence[MetaData] = (
         [metadata] if isinstance(metadata, MetaData) else list(metadata or ())
     )
-    configured: dict[Tenancy, list[tuple[Tenancy, bool]]] = {}
+    # what a database has once, with the collections that share it
+    configured: dict[Tenancy, list[MetaData]] = {}
     for each in collections:
-        marked = any(True for _ in marks(each))
-        if marked or Tenancy.is_bound(each):
-            tenancy = Tenancy.of(each)
-            configured.setdefault(_names(tenancy), []).append((tenancy, marked))
+        if any(True for _ in marks(each)) or Tenancy.is_bound(each):
+            configured.setdefault(_names(Tenancy.of(each)), []).append(each)
     _refuse_collisions(configured)
-    _refuse_tenants(collections)
+    for group in configured.values():
+        casts = frozenset[str]().union(*map(casts_of, group))
+        for tenancy in map(Tenancy.of, group):
+            for tenant in tenancy.tenants or ():
+                require_canonical(tenant, casts)
     default_schema = connection.dialect.default_schema_name or "public"
     comparisons = []
-    for names, found in (configured or {Tenancy(): []}).items():
-        declared = any(tenancy.tenants is not None for tenancy, marked in found)
-        wanted = declared or any(marked for tenancy, marked in found)
-        database = catalog.read_database(connection, names)
+    for names, group in (configured or {Tenancy(): []}).items():
+        comparison = Comparison(
+            Expected(names),
+            catalog.read_database(connection, names),
+            connection,
+            default_schema,
+            tuple(map(Tenancy.of, group)),
+            {
+                (table.schema or default_schema, table.name): (table, mark)
+                for metadata in group
+                for table, mark in marks(metadata)
+            },
+        )
+        database = comparison.database
         # nothing wanted and nothing there: a project without tenants
-        if wanted or FUNCTION_NAME in database.functions:
-            database.tables = catalog.read_tables(connection, names, columns=False)
-            if declared:
+        if comparison.wanted or FUNCTION_NAME in database.functions:
+            database.tables = catalog.read_tables(connection, names)
+            if comparison.declared:
                 database.tenants = catalog.read_tenants(connection, names)
-            comparison = Comparison(
-                Expected(names),
-                database,
-                connection,
-                default_schema,
-                wanted,
-                tuple(tenancy for tenancy, marked in found),
-                _marked(collections, names, default_schema),
-            )
-            comparison.ask(collections)
+            comparison.ask()
             comparisons.append(comparison)
     advice.check_unmarked(collections)
     if any(comparison.wanted for comparison in comparisons):
         others.refuse_taken_names()
-        advice.check_models(collections)
+        advice.check_models(comparisons)
         advice.check_answers(comparisons)
-        advice.check_views(comparisons[0], collections)
+        advice.check_views(comparisons)
     return [(comparison, []) for comparison in comparisons]
-
-
-def _refuse_tenants(collections: Collection[MetaData]) -> None:
-    """Refuse a declared tenant that is none in a table of the same configuration.
-
-    :raises InvalidTenant: see :func:`.require_canonical`.
-    """
-    for each in collections:
-        tenancy = Tenancy.of(each)
-        casts = [
-            casts_of(other)
-            for other in collections
-            if _names(Tenancy.of(other)) == _names(tenancy)
-        ]
-        for tenant in tenancy.tenants or ():
-            require_canonical(tenant, frozenset().union(*casts))
-
-
-def _marked(
-    collections: Sequence[MetaData], names: Tenancy, default_schema: str
-) -> frozenset[tuple[str, str]]:
-    return frozenset(
-        (table.schema or default_schema, table.name)
-        for metadata in collections
-        if _names(Tenancy.of(metadata)) == names
-        for table, _ in marks(metadata)
-    )
 
 
 def _names(tenancy: Tenancy) -> Tenancy:

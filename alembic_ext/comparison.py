@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, Table
 
 from sqlalchemy_tenants.database import catalog
-from sqlalchemy_tenants.database.catalog import Catalog, Dependency, Grant, ObjectType
+from sqlalchemy_tenants.database.catalog import (
+    Catalog,
+    Dependency,
+    Grant,
+    ObjectType,
+    SequenceState,
+)
 from sqlalchemy_tenants.database.expected import Expected
 from sqlalchemy_tenants.database.same import (
     Answer,
@@ -19,8 +25,7 @@ from sqlalchemy_tenants.database.same import (
     compare_expressions,
     questions_of,
 )
-from sqlalchemy_tenants.database.sequences import SequenceState, read_sequences
-from sqlalchemy_tenants.declare import TenantTable, marks
+from sqlalchemy_tenants.declare import Mark, TenantTable
 from sqlalchemy_tenants.policies import Policy
 from sqlalchemy_tenants.tenancy import Tenancy
 
@@ -34,9 +39,8 @@ class Comparison:
     """What is compared with what, for one set of names.
 
     :param expected: what the configuration needs.
-    :param wanted: whether a model is marked or a tenant declared.
     :param configured: the configurations with those names.
-    :param marked: schema and name of the tables that models mark.
+    :param marked: the tables that models mark, and their marks, by schema and name.
     :param answers: which conditions of the users' own policies are the same.
     :param settled: marks and fingerprints of tables that were compared and found
         equal; of 1,000 tables most are alike.
@@ -46,9 +50,8 @@ class Comparison:
     database: Catalog
     connection: Connection
     default_schema: str
-    wanted: bool
     configured: tuple[Tenancy, ...]
-    marked: frozenset[tuple[str, str]]
+    marked: dict[tuple[str, str], tuple[Table, Mark]]
     settled: set[Any] = field(default_factory=set)
     answers: dict[Question, Answer] = field(default_factory=dict)
     _policies: dict[TenantTable, tuple[Policy, ...]] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class Comparison:
     def may_own(self, role: str) -> bool:
         """Whether a role may own tables of tenants, and so becomes an admin.
 
-        An application's login may not, whoever made it the owner.
+        An application's login may not, even where somebody made it the owner.
         """
         return role == self.database.current_user or any(
             role in each.owners for each in self.configured
@@ -72,9 +75,14 @@ class Comparison:
         if self.expected.is_ours(owner):
             return ""  # as an admin, it would open everything to tenants
         return (
-            f", or name the owner, if it is no login of the application: "
+            f", or name the owner, unless it is a login of the application: "
             f"Tenancy(owners=[{owner!r}])"
         )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a model is marked or a tenant declared."""
+        return bool(self.marked or self.declared)
 
     @property
     def declared(self) -> list[Tenancy]:
@@ -89,7 +97,7 @@ class Comparison:
     @cached_property
     def sequences(self) -> dict[tuple[str, str], SequenceState]:
         """Sequences that belong to no column, read when first asked for."""
-        return read_sequences(self.connection)
+        return catalog.read_sequences(self.connection)
 
     def answer(self, question: Question) -> Answer:
         """Tell whether a condition of the models is the one of the database."""
@@ -97,21 +105,21 @@ class Comparison:
             self.answers.update(compare_expressions(self.connection, [question]))
         return self.answers[question]
 
-    def ask(self, collections: Iterable[MetaData]) -> None:
-        """Answer all questions of the run at once."""
-        questions = self._questions(collections)
-        self.answers.update(compare_expressions(self.connection, questions))
+    def ask(self) -> None:
+        """Answer the questions of all users' own policies at once."""
+        questions = [
+            question
+            for key, (_, mark) in self.marked.items()
+            if key in self.database.tables and isinstance(mark, TenantTable)
+            for question in self.questions_of(key, mark)
+        ]
+        self.answers = compare_expressions(self.connection, questions)
 
-    def _questions(self, collections: Iterable[MetaData]) -> Iterator[Question]:
-        """Yield the conditions of all users' own policies."""
-        for metadata in collections:
-            if Tenancy.of(metadata) not in self.configured:
-                continue
-            for table, mark in marks(metadata):
-                key = (table.schema or self.default_schema, table.name)
-                existing = self.database.tables.get(key)
-                if existing is not None and isinstance(mark, TenantTable):
-                    yield from questions_of(existing, mark, self.tenancy)
+    def questions_of(
+        self, key: tuple[str, str], mark: TenantTable
+    ) -> Iterator[Question]:
+        """Return the questions of a table that the database has."""
+        return questions_of(self.database.tables[key], self.policies_of(mark))
 
     def policies_of(self, mark: TenantTable) -> tuple[Policy, ...]:
         """Return the policies of a table with that mark."""

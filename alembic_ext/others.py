@@ -103,11 +103,17 @@ def refuse(
 
     :raises CommandError: names the statements, the tools and what prevents them.
     """
-    ours = [_Ours(comparison) for comparison in comparisons if comparison.wanted]
+    foreign = [
+        (type(op).__module__.partition(".")[0], op)
+        for op in flat(operations)
+        if _is_another_tools(op)
+    ]
+    if not foreign:
+        return  # as nearly always; the patterns of 1,000 tables take their time
+    ours = [_Ours(comparison) for comparison in comparisons]
     found: dict[str, list[str]] = {}
-    for op in filter(_is_another_tools, flat(operations)):
-        tool = type(op).__module__.partition(".")[0]
-        if tool in _NOT_ASKED or not ours:
+    for tool, op in foreign:
+        if tool in _NOT_ASKED:
             continue
         for statement in _statements(_sql(op, autogen_context)):
             if any(each.is_touched_by(statement) for each in ours):

@@ -22,7 +22,6 @@ from sqlalchemy_tenants.database.expected import (
     readers,
 )
 from sqlalchemy_tenants.database.same import Answer, Question
-from sqlalchemy_tenants.database.sequences import named_sequences
 from sqlalchemy_tenants.declare import Mark, TenantTable, mark_of
 from sqlalchemy_tenants.identity import tenant_collation
 from sqlalchemy_tenants.policies import (
@@ -74,23 +73,8 @@ class PolicyChange:
             and touched
             and any(is_among(each, touched) for each in table.dependencies(before))
         )
-        if before is not None and (target is None or blocked):
-            first.append(table.drop(before))
-            if target is not None:
-                table.close_without(before)
-                last.append(table.create(target))
-        elif before is None:
-            assert target is not None
-            last.append(table.create(target))
-        else:
-            assert target is not None
-            operations = table.alter(before, target)
-            if len(operations) == 1:
-                last += operations
-            elif operations:
-                table.close_without(before)
-                first.append(operations[0])
-                last.append(operations[1])
+        for op in table.change(before, target, anew=bool(blocked)):
+            (first if isinstance(op, ops.DropPolicyOp) else last).append(op)
 
 
 @dataclass
@@ -163,7 +147,7 @@ class TableComparison:
             tenancy = Tenancy.of(metadata_table.metadata)
             self.force = tenancy.force
             if self.mark is not None and tenancy not in comparison.configured:
-                # the comparison of the other names sees to it
+                # the comparison of the other configuration covers it
                 self.mark, self.is_anothers = None, True
         is_used = self.existing is not None and self.expected.uses(self.existing)
         is_marked = self.mark is not None
@@ -183,7 +167,7 @@ class TableComparison:
                 log.info("Detected that table %r has no mark any more", self.full_name)
         elif not changes.is_marked and not self._has_grants_of_tenants():
             return None
-        # privileges are taken before the policies go, and given after they have come
+        # revoke before policies are dropped, and grant after they are created
         grants = self._compare_grants()
         self._add(op for op in grants if isinstance(op, ops.RevokePrivilegesOp))
         if isinstance(self.mark, TenantTable):
@@ -283,9 +267,27 @@ class TableComparison:
         """Return the operation that drops a policy."""
         return ops.DropPolicyOp(policy, self.name, schema=self.schema)
 
-    def alter(self, before: Policy, target: Policy) -> list[MigrateOperation]:
-        """Return what makes a policy another one: nothing, one alteration, or a drop
-        and a creation."""
+    def change(
+        self, before: Policy | None, target: Policy | None, *, anew: bool = False
+    ) -> list[MigrateOperation]:
+        """Return what makes a policy another one, or none.
+
+        :param anew: drop and create it, even where it could be altered or stay.
+        """
+        if before is None:
+            assert target is not None
+            return [self.create(target)]
+        if target is None:
+            return [self.drop(before)]
+        operations = None if anew else self._alter(before, target)
+        if operations is not None:
+            return operations
+        self.close_without(before)
+        return [self.drop(before), self.create(target)]
+
+    def _alter(self, before: Policy, target: Policy) -> list[MigrateOperation] | None:
+        """Return what alters a policy, if anything; ``None`` where it has to be dropped
+        and created."""
         differs = self._differences(before, target)
         if not differs:
             return []
@@ -299,7 +301,7 @@ class TableComparison:
         if {"command", "permissive"} & differs.keys() or any(
             None in values for values in differs.values()
         ):
-            return [self.drop(before), self.create(target)]
+            return None
         changes: dict[str, Any] = {}
         for part, (old, new) in differs.items():
             changes[part], changes[f"existing_{part}"] = new, old
@@ -360,7 +362,7 @@ class TableComparison:
             self.changes.silenced = frozenset(readers(self.existing, self.expected))
             self.changes.policies = self.comparison.policies_of(mark)
         known = (mark, self.existing and self.existing.policies_text)
-        if known in self.comparison.settled and not altered:
+        if known in self.comparison.settled and not altered and self._is_alike(mark):
             self._compare_row_security(flags, wanted)
             return
         dropped: list[Policy] = []
@@ -373,8 +375,8 @@ class TableComparison:
                 dropped.append(before)
                 following += [self.create(target)] if target is not None else []
             else:
-                following += self._change(before, target)
-        if not (mark.extra or dropped or following or self.changes.later):
+                following += self.change(before, target)
+        if not (dropped or following or self.changes.later):
             self._settle(known)
         self._compare_row_security(flags, self._lead(dropped, following, flags, wanted))
         self._add(following)
@@ -400,19 +402,6 @@ class TableComparison:
             elif target is None:
                 log.info("Detected extra policy %r on %r", name, self.full_name)
             yield before, target
-
-    def _change(
-        self, before: Policy | None, target: Policy | None
-    ) -> list[MigrateOperation]:
-        if before is None:
-            assert target is not None
-            return [self.create(target)]
-        if target is None:
-            return [self.drop(before)]
-        operations = self.alter(before, target)
-        if len(operations) > 1:
-            self.close_without(before)
-        return operations
 
     def _lead(
         self,
@@ -452,6 +441,11 @@ class TableComparison:
         if not (opts.get("include_object") or opts.get("include_name")):
             self.comparison.settled.add(known)
 
+    def _is_alike(self, mark: TenantTable) -> bool:
+        """Whether conditions of the user's own are the same on this table, too."""
+        questions = self.comparison.questions_of(self.key, mark)
+        return all(self.comparison.answer(question).same for question in questions)
+
     def _compare_no_policies(self) -> None:
         """Compare a table that has no tenants, or is dropped: nothing of ours stays."""
         is_dropped = self.table is None
@@ -471,7 +465,7 @@ class TableComparison:
                 dropped.append(policy)
         drops: list[MigrateOperation] = [self.drop(policy) for policy in dropped]
         wanted = self._flags
-        # what nobody of us enabled is not ours to disable
+        # leave row-level security on where policies of others remain
         if is_dropped or (not others and (found or self.mark is not None)):
             wanted = (False, False)
         if any(self._mentions(policy, altered) for policy in dropped):
@@ -504,6 +498,8 @@ class TableComparison:
         in_database = () if self.existing is None else self.existing.policies
         if before is None and name in in_database:
             return False  # left out by its name
+        if not self.autogen_context.opts.get("include_object"):
+            return True
         subject = before if target is None else target
         assert subject is not None
         return self.autogen_context.run_object_filters(
@@ -528,7 +524,7 @@ class TableComparison:
         return (
             before is not None
             and _has_subselect(before)
-            # ours have one, without FROM
+            # our own have a subselect, but it has no FROM
             and not (target is not None and self._has_own_text(before, target))
             and any(
                 (each.schema, each.table) != self.key
@@ -584,7 +580,7 @@ class TableComparison:
         if before is None or target is None or before == target:
             return before == target
         assert isinstance(self.mark, TenantTable)
-        # its printed form is known
+        # PostgreSQL prints ours in one of a few known forms
         comparison = self.comparison
         return before in printed_policy(
             policy,
@@ -642,10 +638,12 @@ class TableComparison:
         """Yield the sequences that the model names and the database has."""
         if self.table is None or self.mark is None:
             return
-        for key in named_sequences(self.table, self.comparison.default_schema):
-            if key in self.comparison.sequences:
-                self.changes.schemas.add(key[0])
-                yield key
+        for default in (column.default for column in self.table.columns):
+            if isinstance(default, Sequence):
+                key = (default.schema or self.comparison.default_schema, default.name)
+                if key in self.comparison.sequences:
+                    self.changes.schemas.add(key[0])
+                    yield key
 
     def _compare_sequence(
         self, schema: str, name: str, usage: frozenset[Grant]

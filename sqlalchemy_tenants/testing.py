@@ -328,7 +328,7 @@ def open_joining(
 
 def joining_kw(manager: PostgresManager, tenant: TenantId) -> dict[str, Any]:
     """Return the arguments of :func:`open_joining`."""
-    kw = manager.tenant_kw(tenant)
+    kw = manager.tenant_kw(tenant, None, None)
     return {**kw, "join_transaction_mode": "create_savepoint"}
 
 

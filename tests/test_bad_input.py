@@ -716,13 +716,21 @@ PRIVILEGES = (OP["grant_privileges"], OP["revoke_privileges"])
                 grant, "privileges", (["SELECT", None],), TypeError, "^privilege None"
             ),
             values(
-                grant, "privileges", ("SELECT, INSERT",), ValueError, "is none of SEL"
+                grant,
+                "privileges",
+                ("SELECT, INSERT",),
+                ValueError,
+                "is not one of SEL",
             ),
             values(
                 grant, "roles", ([], ()), ValueError, "^'t': name privileges and role"
             ),
             values(
-                grant, "object_type", (None, [], "table"), ValueError, "is none of TA"
+                grant,
+                "object_type",
+                (None, [], "table"),
+                ValueError,
+                "is not one of TA",
             ),
             values(grant, "table_name", (None,), ValueError, "^name the TABLE"),
         )

@@ -344,9 +344,8 @@ def test_drift_is_found_repaired_and_restored(rigs: Rigs, drift: str) -> None:
     drifted = snapshot(database)
     assert drifted != rig.clean
 
-    assert project.run("check").status != 0
     source = project.autogenerate()
-    assert expected is None or expected in upgrade_of(source), source
+    assert (expected or "op.") in upgrade_of(source), source
     project.must("upgrade", "head")
     assert project.is_up_to_date(), source
     repaired = snapshot(database)

@@ -272,7 +272,7 @@ def test_other_databases_refuse(op: TenancyOp) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("t", ["SELEKT"], ["app"]), "privilege 'SELEKT' is none of"),
+        (("t", ["SELEKT"], ["app"]), "privilege 'SELEKT' is not one of"),
         (("t", [], ["app"]), "name privileges and roles"),
         (("t", ["SELECT"], []), "name privileges and roles"),
         ((None, ["SELECT"], ["app"]), "name the TABLE"),
@@ -281,7 +281,7 @@ def test_other_databases_refuse(op: TenancyOp) -> None:
 def test_privileges_that_are_none(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ops.GrantPrivilegesOp(*arguments)
-    with pytest.raises(ValueError, match="is none of TABLE"):
+    with pytest.raises(ValueError, match="is not one of TABLE"):
         ops.GrantPrivilegesOp("t", "SELECT", "app", object_type="VIEW")  # type: ignore[arg-type]
 
 

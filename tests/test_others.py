@@ -3,14 +3,16 @@ refused, by its SQL, at whichever point of the run it comes."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from projects import Project, upgrade_of
-from servers import Database
+from servers import Server, fresh_database
 
 ORDER = """
 @with_rls
@@ -65,11 +67,24 @@ PLACES = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    """One for all, because nothing that they generate is executed."""
+    with fresh_database(server) as database:
+        project = Project(tmp_path_factory.mktemp("project"), database, ORDER)
+        project.migrate()
+        yield project
+
+
 @pytest.fixture
-def project(database: Database, tmp_path: Path) -> Project:
-    project = Project(tmp_path, database, ORDER)
-    project.migrate()
-    return project
+def project(shared: Project) -> Iterator[Project]:
+    yield shared
+    shared.write_models(ORDER)
+    for path in (shared.path / "migrations" / "versions").glob("*.py"):
+        if not path.name.startswith("r001"):
+            path.unlink()
 
 
 def tool(
@@ -134,6 +149,17 @@ TOUCHING = [
     "DROP FUNCTION IF EXISTS other(), tenancy.current_tenant()",
     "GRANT CREATE ON SCHEMA tenancy TO PUBLIC",
     "GRANT ALL ON SCHEMA a, public TO PUBLIC",
+    "ALTER SCHEMA public OWNER TO app",
+    "ALTER SCHEMA tenancy RENAME TO x",
+    "ALTER DATABASE test OWNER TO app",
+    "ALTER TABLE orders* DISABLE ROW LEVEL SECURITY",
+    'ALTER TABLE "public" . "orders" NO FORCE ROW LEVEL SECURITY',
+    "CREATE FUNCTION tenancy . current_tenant() RETURNS text LANGUAGE sql AS 'x'",
+    "DROP FUNCTION a.b(integer, text), tenancy.current_tenant()",
+    """DROP POLICY "it's" ON orders; SELECT 'x'""",
+    """SELECT E'\\''; DROP POLICY tenant_floor ON orders; SELECT 'x'""",
+    "SELECT '--'; DROP POLICY tenant_floor ON orders",
+    "SELECT $a$ ' $a$; DROP POLICY tenant_floor ON orders; SELECT 'x'",
 ]
 
 
@@ -208,6 +234,19 @@ HARMLESS = [
     "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
     "REVOKE ALL ON orders FROM PUBLIC",
     "GRANT USAGE ON SCHEMA public TO PUBLIC",
+    # what only mentions ours
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS"
+    " 'SELECT tenancy.current_tenant()'",
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql RETURN tenancy.current_tenant()",
+    "CREATE FUNCTION f(t text DEFAULT tenancy.current_tenant()) RETURNS text"
+    " LANGUAGE sql AS 'SELECT 1'",
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN NEW.x := tenancy.current_tenant(); DROP OWNED BY x; RETURN NEW; END $$",
+    "SELECT 'a; drop owned by x'",
+    "ALTER TABLE orders ADD CONSTRAINT c CHECK (x <> 'owner to')",
+    "ALTER TABLE orders ADD COLUMN x text DEFAULT 'row level security'",
+    "GRANT SELECT ON ALL TABLES IN SCHEMA reports TO PUBLIC",
+    "ALTER SCHEMA reports OWNER TO reporting",
 ]
 
 
@@ -223,8 +262,10 @@ def test_the_rest_is_the_other_tools_own(project: Project, place: str) -> None:
 
 
 def test_a_project_without_tenants_may_do_what_it_likes(
-    database: Database, tmp_path: Path
+    shared: Project, tmp_path: Path
 ) -> None:
+    shared.database.execute("CREATE DATABASE plain OWNER owner")
+    database = dataclasses.replace(shared.database, name="plain")
     plain = ORDER.replace("@with_rls", "").replace("TenantMixin, Base", "Base")
     plain = plain.replace('UniqueConstraint("tenant", "id"),', "")
     project = Project(tmp_path, database, plain)

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from pgrls.cli import main
 
 from attacks import Scene
+from checks import METADATA
 from servers import Database
 from tenancy import migrate
-from test_check import METADATA
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BIN = Path(sys.executable).parent

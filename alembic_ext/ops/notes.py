@@ -235,7 +235,7 @@ class Membership:
 
         :param needed: leave it while another database depends on this role.
         :param strict: see :meth:`Notes.has`.
-        :param every_member: whoever the member is.
+        :param every_member: from every member, not from this one only.
         """
         rows = (self._all if every_member else self._own) + self._revocable
         granted = self._granted("each.member")
@@ -260,7 +260,7 @@ class Membership:
         """Return the statement that revokes it, and notes that it did.
 
         :param granted_by: only what this role granted, instead of all grantors.
-        :param tolerant: a role that is gone is no error.
+        :param tolerant: accept that a role does not exist.
         """
         rows = self._own + self._revocable
         if granted_by is not None:

@@ -56,9 +56,8 @@ class _PrivilegesOp(TenancyOp):
 
     def __post_init__(self) -> None:
         if self.object_type not in OBJECT_TYPES:
-            raise ValueError(
-                f"object_type {self.object_type!r} is none of {', '.join(OBJECT_TYPES)}"
-            )
+            known = ", ".join(OBJECT_TYPES)
+            raise ValueError(f"object_type {self.object_type!r} is not one of {known}")
         if self._has_signature:
             require_text("function", self.table_name or "", "is not a signature")
         else:
@@ -73,7 +72,7 @@ class _PrivilegesOp(TenancyOp):
             # a keyword, printed as it is
             if privilege not in PRIVILEGES:
                 raise ValueError(
-                    f"privilege {privilege!r} is none of {', '.join(PRIVILEGES)}"
+                    f"privilege {privilege!r} is not one of {', '.join(PRIVILEGES)}"
                 )
         if not self.privileges or not self.roles:
             raise ValueError(f"{self.table_name!r}: name privileges and roles")

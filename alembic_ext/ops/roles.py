@@ -351,7 +351,7 @@ class GrantMembershipOp(_MembershipOp):
 
 @directive("revoke_membership")
 class RevokeMembershipOp(_MembershipOp):
-    """End a role's membership in another one, whoever granted it.
+    """Revoke a role's membership in another one, from every grantor.
 
     e.g.::
 

@@ -262,14 +262,14 @@ class GrantTenantRoleOp(_LoginsOp):
 
 @directive("revoke_tenant_role")
 class RevokeTenantRoleOp(_LoginsOp):
-    """Let logins act as a tenant no longer, whoever granted it.
+    """Revoke logins' right to act as a tenant, from every grantor.
 
     e.g.::
 
         op.revoke_tenant_role("acme", ["app"])
 
     Emits ``REVOKE "tenant_acme" FROM app GRANTED BY …`` for each grantor, on PostgreSQL
-    15 without grantor. A role or a login that is gone is no error.
+    15 without grantor. It accepts that a role or a login does not exist.
 
     :param tenant: str, int or UUID.
     :param logins: logins that may not act as the tenant any longer.

@@ -97,7 +97,6 @@ class TableState:
     :param is_administered: whether the current user has the owner's rights.
     :param rls: whether row-level security is enabled.
     :param force: whether it is forced on the table's owner.
-    :param columns: types by column, for a domain those of its base type.
     :param grants: what everyone but the owner holds.
     :param sequences: grants on the sequences that serial columns own, by column.
     :param identities: likewise for identity columns, whose sequences need none.
@@ -113,13 +112,24 @@ class TableState:
     is_administered: bool
     rls: bool
     force: bool
-    columns: dict[str, str]
     policies: dict[str, Policy]
     grants: frozenset[Grant]
     sequences: dict[str, frozenset[Grant]]
     identities: dict[str, frozenset[Grant]]
     policies_text: str
     grants_text: tuple[str, ...]
+
+
+class SequenceState(NamedTuple):
+    """A sequence that belongs to no column, but that models may name, as in
+    ``Column(Sequence("order_seq"))``.
+
+    :param is_administered: whether the current user has its owner's rights.
+    """
+
+    owner: str
+    is_administered: bool
+    grants: frozenset[Grant]
 
 
 @dataclass
@@ -222,7 +232,7 @@ class TenantState:
 
 
 def _role(oid: str) -> str:
-    # a function: with each join, or view, the query takes longer to plan
+    # a function, because each join or view makes planning slower
     return (
         f"CASE WHEN {oid} = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid({oid}) END"
     )
@@ -407,21 +417,8 @@ _DATABASE = f"""
 #
 # But no subquery for each policy, whatever that would save: it makes the planner expect
 # so much work that it has the query compiled (jit), which takes a second.
-_COLUMNS = """
-    SELECT a.attrelid, pg_catalog.json_object_agg(a.attname,
-        CASE WHEN t.typtype = 'd'
-            THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
-            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END
-        ORDER BY a.attnum)::text AS columns
-    FROM pg_catalog.pg_attribute a
-    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
-    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-    WHERE a.attnum > 0 AND NOT a.attisdropped
-    GROUP BY a.attrelid
-"""
-_NO_COLUMNS = "SELECT NULL::oid AS attrelid, NULL AS columns"
-
-_TABLES = f"""
+_TABLES = text(
+    f"""
     WITH acls AS MATERIALIZED (
         SELECT d.acl, d.owner, pg_catalog.array_to_json(
             ARRAY({_grants("d.acl", "d.owner")}))::text AS grants
@@ -501,20 +498,33 @@ _TABLES = f"""
     SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
         {_is_admin("c.relowner")},
         pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-        c.relrowsecurity, c.relforcerowsecurity, col.columns,
+        c.relrowsecurity, c.relforcerowsecurity,
         coalesce(policies.items, '[]'), coalesce(acls.grants, '[]'),
         coalesce(column_grants.items, '[]'), coalesce(sequences.items, '[]')
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN ({{columns}}) AS col ON col.attrelid = c.oid
     LEFT JOIN policies ON policies.polrelid = c.oid
     LEFT JOIN acls ON acls.acl = c.relacl AND acls.owner = c.relowner
     LEFT JOIN column_grants ON column_grants.oid = c.oid
     LEFT JOIN sequences ON sequences.refobjid = c.oid
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {_USER_SCHEMAS}
-"""
-_TABLES_WITH_COLUMNS = text(_TABLES.format(columns=_COLUMNS))
-_TABLES_WITHOUT_COLUMNS = text(_TABLES.format(columns=_NO_COLUMNS))
+    """
+)
+
+_SEQUENCES = text(
+    f"""
+    SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+        pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.array_to_json(
+            ARRAY({_grants("c.relacl", "c.relowner")}))::text
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {_USER_SCHEMAS}
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend d
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i'))
+    """
+)
 
 _DEPENDENCIES = text(
     """
@@ -549,13 +559,19 @@ _DEFAULTS = text(
     """
 )
 
-_TYPES = text(
+_COLUMNS = text(
     f"""
-    SELECT n.nspname, c.relname, col.columns
-    FROM ({_COLUMNS}) AS col
-    JOIN pg_catalog.pg_class c ON c.oid = col.attrelid
+    SELECT n.nspname, c.relname, pg_catalog.json_object_agg(a.attname,
+        CASE WHEN t.typtype = 'd'
+            THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END
+        ORDER BY a.attnum)::text
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE {_USER_SCHEMAS}
+    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND {_USER_SCHEMAS}
+    GROUP BY n.nspname, c.relname
     """
 )
 
@@ -565,7 +581,7 @@ _TENANTS = text(
         SELECT DISTINCT login.rolname
         FROM pg_catalog.pg_auth_members act
         JOIN pg_catalog.pg_roles login ON login.oid = act.member
-        -- whoever creates a role only administers it; before 16 nothing less than all
+        -- the creator of a role has ADMIN alone; before 16 ADMIN gave everything
         WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
             (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
         ORDER BY login.rolname)
@@ -656,22 +672,17 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
 
 
 def read_tables(
-    connection: Connection, tenancy: Tenancy, *, columns: bool = True
+    connection: Connection, tenancy: Tenancy
 ) -> dict[tuple[str, str], TableState]:
-    """Read all tables but temporary ones, by schema and name; one query.
-
-    :param columns: read columns and their types, too.
-    """
-    statement = _TABLES_WITH_COLUMNS if columns else _TABLES_WITHOUT_COLUMNS
-    rows = connection.execute(statement, {"admin_role": tenancy.admin_role})
+    """Read all tables but temporary ones, by schema and name; one query."""
+    rows = connection.execute(_TABLES, {"admin_role": tenancy.admin_role})
     as_grants = cache(lambda *items: _as_grants([x for i in items for x in loads(i)]))
     as_policies = cache(_as_policies)
-    as_columns = cache(loads)
     as_sequences = cache(_as_sequences)
     tables = {}
     for (
-        schema, name, owner, is_admin, administered, rls, force, column_types, policies,
-        grants, column_grants, sequences,
+        schema, name, owner, is_admin, administered, rls, force,
+        policies, grants, column_grants, sequences,
     ) in rows:  # fmt: skip
         tables[schema, name] = TableState(
             schema=schema,
@@ -681,7 +692,6 @@ def read_tables(
             is_administered=administered,
             rls=rls,
             force=force,
-            columns=as_columns(column_types or "{}"),
             policies=as_policies(policies),
             grants=as_grants(grants, column_grants),
             sequences=as_sequences(sequences, False),
@@ -714,6 +724,14 @@ def _as_sequences(items: str, identity: bool) -> dict[str, frozenset[Grant]]:
     }
 
 
+def read_sequences(connection: Connection) -> dict[tuple[str, str], SequenceState]:
+    """Read the sequences that belong to no column, by schema and name; one query."""
+    return {
+        (schema, name): SequenceState(owner, administered, _as_grants(loads(grants)))
+        for schema, name, owner, administered, grants in connection.execute(_SEQUENCES)
+    }
+
+
 def read_dependencies(
     connection: Connection,
 ) -> dict[tuple[str, str, str], frozenset[Dependency]]:
@@ -732,8 +750,9 @@ def read_defaults(connection: Connection, tenancy: Tenancy) -> frozenset[Depende
 
 
 def read_columns(connection: Connection) -> dict[tuple[str, str], dict[str, str]]:
-    """Read columns and their types, by schema and table; one query."""
-    rows = connection.execute(_TYPES)
+    """Read columns and their types, for a domain its base type, by schema and table;
+    one query."""
+    rows = connection.execute(_COLUMNS)
     return {(schema, table): loads(columns) for schema, table, columns in rows}
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 from sqlalchemy import Connection, MetaData
 
 from ..tenancy import Isolation, Tenancy
-from .check_beyond import check_policies_of_others, check_shared
 from .check_roles import check_database, check_login, check_roles
 from .check_tables import (
     check_around,
     check_definers,
     check_distributed,
     check_owners,
+    check_policies_of_others,
+    check_privileges,
     check_readers,
     check_tables,
     check_tenants,
     check_unmarked,
 )
-from .checked import read
+from .checked import Checked
 from .findings import Finding
 
 
@@ -38,7 +39,7 @@ def run_checks(
     :param schema: where sessions find the tables of models that name no schema;
         ``None`` for the first of the login's search path.
     """
-    checked = read(connection, tenancy, metadata, isolation, schema)
+    checked = Checked(connection, tenancy, metadata, isolation, schema)
     findings = [finding for check in _CHECKS for finding in check(checked)]
     findings.sort(key=lambda finding: (finding.severity, finding.object))
     return list(dict.fromkeys(findings))
@@ -51,7 +52,7 @@ _CHECKS = (
     check_distributed,
     check_tables,
     check_policies_of_others,
-    check_shared,
+    check_privileges,
     check_unmarked,
     check_around,
     check_definers,

@@ -11,10 +11,9 @@ from ..policies import (
     quote_qualified,
 )
 from ..tenancy import FUNCTION_NAME
-from .check_beyond import owned_objects
 from .checked import Checked
 from .expected import GROUP_ROLE_ATTRIBUTES, altered_attributes
-from .findings import REPAIR, UPGRADE, Finding, Severity
+from .findings import REPAIR, UPGRADE, Finding, Severity, error, warning
 from .reach import PREDEFINED, Reached, Start
 
 # Predefined roles that are as good as a superuser.
@@ -28,10 +27,9 @@ def check_login(checked: Checked) -> Iterator[Finding]:
     name = quote_name(login.rolname)
     if login.rolsuper:
         # everything else follows from it
-        yield Finding(
+        yield error(
             "login-superuser",
             login.rolname,
-            "error",
             "the login is a superuser, to whom policies do not apply",
             "connect the application as a login of its own, without rights",
         )
@@ -41,19 +39,17 @@ def check_login(checked: Checked) -> Iterator[Finding]:
             yield from _check_reached(checked, reached, "login")
     yield from _check_owned(checked, "login", login.rolname)
     if login.inherits:
-        yield Finding(
+        yield error(
             "login-inherits-tenants",
             login.rolname,
-            "error",
             "the login has the privileges of tenants while it acts as itself",
             f"ALTER ROLE {name} NOINHERIT, and from PostgreSQL 16 on grant tenants' "
             f"roles WITH INHERIT FALSE",
         )
     if checked.isolation == "shared" and login.acts_as_tenants:
-        yield Finding(
+        yield error(
             "login-acts-as-tenants",
             login.rolname,
-            "error",
             "the login of isolation='shared' may act as roles of tenants",
             "use a login of its own for isolation='shared'",
         )
@@ -66,10 +62,9 @@ def check_roles(checked: Checked) -> Iterator[Finding]:
     yield from _check_owned(checked, "tenants", None)
     admin = checked.database.roles.get(checked.tenancy.admin_role)
     if admin is not None and (admin.superuser or admin.bypass_rls):
-        yield Finding(
+        yield error(
             "role-bypasses-rls",
             admin.name,
-            "error",
             "policies do not apply to the admin role",
             f"ALTER ROLE {quote_name(admin.name)} NOSUPERUSER NOBYPASSRLS",
         )
@@ -135,27 +130,28 @@ def _check_owned(
     """
     subject = "role" if login is None else "login"
     database, tenancy = checked.database, checked.tenancy
-    owned = [
-        (kind, quote_name(name), owner)
-        for (kind, name), owner in checked.reach.owners.items()
-        if kind == "database" or name in checked.schemas
+    facts = checked.reach.login
+    owned = [("database", quote_name(facts.datname), facts.database_owner)]
+    owned += [
+        ("schema", quote_name(name), state.owner)
+        for name, state in database.schemas.items()
+        if name in checked.schemas
     ]
     owned += [
         ("function", quote_qualified(tenancy.schema, name) + "()", function.owner)
         for name, function in database.functions.items()
     ]
     owned += [("tables", name, table.owner) for name, table, _ in checked.tables()]
-    owned += owned_objects(checked, start)
+    owned += _owned_objects(checked, start)
     found: dict[tuple[str, str], list[str]] = {}
     for kind, name, owner in owned:
         if checked.belongs_to(start, owner):
             found.setdefault((kind, login or owner), []).append(name)
     for (kind, who), names in found.items():
         what = "" if kind == "tables" else f"{kind} "
-        yield Finding(
+        yield error(
             f"{subject}-owns-{kind}",
             who,
-            "error",
             f"the {subject} owns {what}{', '.join(names)}, or may act as the owner, "
             f"and could switch the isolation off",
             "connect the application as a login of its own, without rights"
@@ -164,34 +160,48 @@ def _check_owned(
         )
 
 
+def _owned_objects(checked: Checked, start: Start) -> Iterator[tuple[str, str, str]]:
+    """Yield functions and views of the sessions' schemas that the login or a tenant
+    owns: the kind of the finding, the name, and the owner.
+
+    The owner of a function, or of a view, decides what it executes in the sessions of
+    all who use it: directly, or by a trigger, a default or a policy.
+    """
+    for kind, schema, name, owner in checked.reach.owned:
+        if schema in checked.schemas and checked.belongs_to(start, owner):
+            quoted = quote_qualified(schema, name)
+            if kind == "function":
+                yield "function", quoted + "()", owner
+            else:
+                yield "tables", quoted, owner
+
+
 # --- what a database has once -------------------------------------------------------
 
 
 def check_database(checked: Checked) -> Iterator[Finding]:
     database, tenancy, schema = checked.database, checked.tenancy, checked.schema
     if schema is not None and schema not in database.schemas:
-        yield Finding(
+        yield error(
             "schema-missing",
             schema,
-            "error",
             "sessions look for their tables in a schema that does not exist",
             f"pass the schema of the tables as schema, or {UPGRADE}",
         )
     for name in tenancy.group_roles:
         if name not in database.roles:
             message = "the group role does not exist"
-            yield Finding("role-missing", name, "error", message, UPGRADE)
+            yield error("role-missing", name, message, UPGRADE)
             continue
         altered = altered_attributes(database.roles[name], GROUP_ROLE_ATTRIBUTES)
         if altered:
             is_not = ", ".join(f"{each} = {not altered[each]}" for each in altered)
             message = f"the group role was altered: {is_not}"
-            yield Finding("role-altered", name, "warning", message, REPAIR)
+            yield warning("role-altered", name, message, REPAIR)
     for parameter, alter in checked.reach.presets:
-        yield Finding(
+        yield warning(
             "context-preset",
             parameter,
-            "warning",
             "the parameter comes with a login or the database, so that the context "
             "has a value where a session gives none",
             f"{alter} RESET {parameter}",
@@ -199,27 +209,23 @@ def check_database(checked: Checked) -> Iterator[Finding]:
     for function, definition in checked.expected.functions.items():
         name = quote_qualified(tenancy.schema, function) + "()"
         found = database.functions.get(function)
-        if found is None:
+        message = "the function does not exist"
+        if found is not None:
+            if found.definition != definition:
+                message = "the function is not the one that policies rely on"
+                yield error("function-altered", name, message, REPAIR)
+        elif function == FUNCTION_NAME:
+            yield error("function-missing", name, message, UPGRADE)
+        else:
             # no policy asks what a later version has added
-            is_error = function == FUNCTION_NAME
-            yield Finding(
-                "function-missing",
-                name,
-                "error" if is_error else "warning",
-                "the function does not exist",
-                UPGRADE if is_error else REPAIR,
-            )
-        elif found.definition != definition:
-            message = "the function is not the one that policies rely on"
-            yield Finding("function-altered", name, "error", message, REPAIR)
+            yield warning("function-missing", name, message, REPAIR)
     for each in sorted(checked.schemas & set(database.schemas)):
         for grant in sorted(database.schemas[each].grants, key=str):
             if grant.privilege == "CREATE" and checked.gives_tenants(grant.role):
                 name, role = quote_name(each), quote_grantee(grant.role)
-                yield Finding(
+                yield error(
                     "schema-open",
                     name,
-                    "error",
                     f"{role} may create functions and operators in the schema, which "
                     f"sessions of other tenants would find there",
                     f"REVOKE CREATE ON SCHEMA {name} FROM {role}",

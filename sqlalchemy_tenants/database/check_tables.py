@@ -9,7 +9,7 @@ from typing import Any
 
 from ..declare import TenantTable
 from ..policies import (
-    TENANT_PRIVILEGES,
+    ADMIN_POLICY,
     quote_grantee,
     quote_name,
     quote_qualified,
@@ -18,7 +18,7 @@ from ..tenancy import Tenancy
 from .catalog import TableState, View
 from .checked import Checked
 from .expected import admitted, altered_policies, readers
-from .findings import REPAIR, UPGRADE, Finding, Severity
+from .findings import REPAIR, UPGRADE, Finding, Severity, error, warning
 
 
 def check_distributed(checked: Checked) -> Iterator[Finding]:
@@ -35,24 +35,23 @@ def check_distributed(checked: Checked) -> Iterator[Finding]:
         else:
             continue
         name = quote_qualified(*key)
-        yield Finding("table-distributed", name, "error", message, remedy)
+        yield error("table-distributed", name, message, remedy)
 
 
 def check_tables(checked: Checked) -> Iterator[Finding]:
     for key, mark in checked.marked.items():
         name, table = quote_qualified(*key), checked.database.tables.get(key)
         if table is None:
-            yield Finding(
+            yield error(
                 "table-missing",
                 name,
-                "error",
                 "the models mark a table that the database does not have",
                 UPGRADE,
             )
             continue
         if mark is None:
             message = "none of its policies compares a tenant column"
-            yield Finding("policy-altered", name, "error", message, REPAIR)
+            yield error("policy-altered", name, message, REPAIR)
         elif isinstance(mark, TenantTable):
             yield from _check_table(checked, name, table, mark)
 
@@ -62,10 +61,10 @@ def _check_table(
 ) -> Iterator[Finding]:
     if not table.rls:
         message = "row-level security is off: all rows are visible"
-        yield Finding("rls-disabled", name, "error", message, REPAIR)
+        yield error("rls-disabled", name, message, REPAIR)
     if checked.tenancy.force and not table.force:
         message = "row-level security does not apply to the owner"
-        yield Finding("rls-not-forced", name, "error", message, REPAIR)
+        yield error("rls-not-forced", name, message, REPAIR)
     yield from _check_column(checked, name, table, mark.column)
     yield from _check_policies(
         name, table, mark, checked.tenancy, checked.database.function_visible
@@ -75,31 +74,12 @@ def _check_table(
             yield _altered_condition(checked, name, mark, key)
     for policy in table.policies.values():
         if "public" in (policy.roles or ()) and policy.permissive:
-            yield Finding(
+            yield warning(
                 "policy-for-public",
                 name,
-                "warning",
                 f"policy {quote_name(policy.name)} lets every role with privileges in",
                 f"DROP POLICY {quote_name(policy.name)} ON {name}, or name its roles",
             )
-    beyond = {
-        (grant.privilege, grant.role)
-        for grant in table.grants
-        if grant.privilege not in TENANT_PRIVILEGES
-        and (
-            grant.role == checked.tenancy.admin_role
-            or checked.gives_tenants(grant.role)
-        )
-    }
-    for privilege, role in sorted(beyond):
-        grantee = quote_grantee(role)
-        yield Finding(
-            "privilege-bypasses-rls",
-            name,
-            "error",
-            f"{grantee} has {privilege}, which no policy confines",
-            f"REVOKE {privilege} ON {name} FROM {grantee}",
-        )
 
 
 def _altered_condition(
@@ -113,7 +93,7 @@ def _altered_condition(
         return Finding("policy-altered", name, severity, message, REPAIR)
     message = f"the login cannot tell whether policy {quoted} was altered: {reason}"
     remedy = "alembic check, as the role that migrates"
-    return Finding("policy-unknown", name, "warning", message, remedy)
+    return warning("policy-unknown", name, message, remedy)
 
 
 # Types for which two texts may be equal, and which PostgreSQL compares as text, as it
@@ -125,23 +105,22 @@ def _check_column(
     checked: Checked, name: str, table: TableState, column: str
 ) -> Iterator[Finding]:
     """Yield what makes tenants equal that differ."""
-    kind = table.columns.get(column, "")
-    collation = checked.database.folded.get((table.schema, table.name), {}).get(column)
+    key = (table.schema, table.name)
+    kind = checked.columns.get(key, {}).get(column, "")
+    collation = checked.database.folded.get(key, {}).get(column)
     column = quote_name(column)
     alter = f"DROP the table's policies, ALTER TABLE {name} ALTER COLUMN {column} TYPE"
     if _FOLDING_TYPE.fullmatch(kind):
-        yield Finding(
+        yield error(
             "tenant-type",
             name,
-            "error",
             f"column {column} has type {kind}, for which two tenants could be equal",
             f"{alter} text, then {REPAIR}",
         )
     if collation is not None:
-        yield Finding(
+        yield error(
             "tenant-collation",
             name,
-            "error",
             f"column {column} has the nondeterministic collation "
             f"{quote_name(collation)}, under which two tenants could be equal",
             f'{alter} text COLLATE pg_catalog."default", then {REPAIR}',
@@ -162,28 +141,97 @@ def _check_policies(
         yield Finding(code, name, severity, message, REPAIR)
 
 
+def check_policies_of_others(checked: Checked) -> Iterator[Finding]:
+    """Yield policies whose roles the login or a tenant may act as.
+
+    The floor is a policy for tenants, so it does not confine who acts as another role.
+    """
+    reached = checked.reach.of("login") | checked.reach.of("tenants")
+    for name, table, mark in checked.tenant_tables():
+        declared = {policy.name for policy in mark.extra}
+        for policy in table.policies.values():
+            quoted = quote_name(policy.name)
+            if (
+                policy.permissive
+                and policy.name not in {*declared, ADMIN_POLICY}
+                and checked.tenancy.admin_role in (policy.roles or ())
+            ):
+                yield error(
+                    "policy-altered",
+                    name,
+                    f"policy {quoted} shows rows of others to an admin session that is "
+                    f"narrowed to one tenant",
+                    f"DROP POLICY {quoted} ON {name}",
+                )
+            roles = {
+                role
+                for role in policy.roles or ()
+                if role in reached and not checked.expected.is_ours(role)
+            }
+            if not roles or not policy.permissive:
+                continue
+            severity: Severity = "warning" if policy.name in declared else "error"
+            yield Finding(
+                "policy-reachable",
+                name,
+                severity,
+                f"policy {quoted} is for {', '.join(sorted(map(quote_name, roles)))}: "
+                f"the login or a tenant may act as that role, past the floor",
+                f"REVOKE that role from the login and from tenants, or DROP POLICY "
+                f"{quoted} ON {name}",
+            )
+
+
+def check_privileges(checked: Checked) -> Iterator[Finding]:
+    """Yield privileges that no policy confines, and on shared tables those that the
+    models do not give."""
+    for name, table, mark in checked.tables():
+        if mark is None:
+            continue
+        is_shared = not isinstance(mark, TenantTable)
+        beyond = {
+            (grant.privilege, grant.role)
+            for grant in table.grants
+            if grant.privilege not in mark.privileges
+            and (
+                checked.gives_tenants(grant.role)
+                if grant.role != checked.tenancy.admin_role
+                else not is_shared
+            )
+        }
+        why = "which no policy confines"
+        if is_shared:
+            why = "which the models do not give tenants on a shared table"
+        for privilege, role in sorted(beyond):
+            grantee = quote_grantee(role)
+            yield error(
+                "privilege-bypasses-rls",
+                name,
+                f"{grantee} has {privilege}, {why}",
+                f"REVOKE {privilege} ON {name} FROM {grantee}",
+            )
+
+
 def check_unmarked(checked: Checked) -> Iterator[Finding]:
     """Yield tables without a mark that look like those of tenants, or that tenants can
     use although they are not shared."""
     heirs = _heirs(checked)
-    columns = {mark.column for _, _, mark in checked.tenant_tables()}
     schemas = {schema for schema, name in checked.marked}
     open_to: dict[tuple[str, str], list[str]] = {}
     for row in checked.reach.open:
         roles = checked.opened(row.nspname, row.holders, row.owner)
-        if roles and not (not checked.has_models and _looks_shared(checked, row)):
+        if roles and not (checked.metadata is None and _looks_shared(checked, row)):
             open_to[row.nspname, row.relname] = roles
     for view in checked.views:
         table = checked.database.tables.get(view.table)
-        if table is not None and not table.rls and columns & set(table.columns):
+        if table is not None and not table.rls and checked.alike(view.table):
             name = quote_qualified(view.schema, view.name)
             if checked.opened(view.schema, view.holders):
                 open_to.setdefault(view.table, []).append(f"who reads {name}")
     for key in {*open_to, *checked.database.tables}:
         if key in checked.marked or key in heirs:
             continue
-        table = checked.database.tables.get(key)
-        alike = set() if table is None else columns & set(table.columns)
+        alike = checked.alike(key)
         if key not in open_to and not (alike and key[0] in schemas):
             continue
         message = "the table has no mark"
@@ -204,10 +252,10 @@ def check_unmarked(checked: Checked) -> Iterator[Finding]:
 
 def _looks_shared(checked: Checked, row: Any) -> bool:
     """Whether a table has the privileges that ``@shared_table`` gives, and no more."""
-    table = checked.database.tables.get((row.nspname, row.relname))
+    key = (row.nspname, row.relname)
+    table = checked.database.tables.get(key)
     if table is None:
         return False
-    columns = {mark.column for _, _, mark in checked.tenant_tables()}
     held = {
         role: {grant.privilege for grant in table.grants if grant.role == role}
         for role in checked.expected.grantees
@@ -217,7 +265,7 @@ def _looks_shared(checked: Checked, row: Any) -> bool:
     return (
         tenants == admin
         and others <= set(checked.expected.grantees)
-        and not columns & set(table.columns)
+        and not checked.alike(key)
     )
 
 
@@ -238,10 +286,9 @@ def check_around(checked: Checked) -> Iterator[Finding]:
         tables[table.schema, table.name] = name
         if (table.schema, table.name, mark.column) not in indexed:
             column = quote_name(mark.column)
-            yield Finding(
+            yield warning(
                 "index-missing",
                 name,
-                "warning",
                 f"no index begins with column {column}, so that every query reads the "
                 f"rows of all tenants",
                 f"CREATE INDEX ON {name} ({column})",
@@ -249,7 +296,7 @@ def check_around(checked: Checked) -> Iterator[Finding]:
     for row in around:
         key = (row.nspname, row.relname)
         heir = (row.object_schema, row.object_name)
-        # one that is marked has policies of its own
+        # a marked heir has policies of its own
         if (
             row.kind == "heir"
             and key in tables
@@ -257,10 +304,9 @@ def check_around(checked: Checked) -> Iterator[Finding]:
             and checked.opened(row.object_schema, row.holders, row.owner)
         ):
             name = quote_qualified(*heir)
-            yield Finding(
+            yield error(
                 "heir-open",
                 name,
-                "error",
                 f"tenants may use the table past the policies of {tables[key]}, of "
                 f"which it is a partition or an heir",
                 f"REVOKE the privileges of tenants on {name}; those on {tables[key]} "
@@ -278,7 +324,7 @@ def _check_view(view: View, table: str, is_open: bool) -> Iterator[Finding]:
     yield Finding(
         "view-bypasses-rls",
         name,
-        # one for reports may be meant so
+        # a view for reports may be intended
         "error" if is_open else "warning",
         f"the {kind} reads {table} with the rights of its owner"
         + ("" if is_open else ", though no tenant may use it"),
@@ -327,11 +373,10 @@ def check_definers(checked: Checked) -> Iterator[Finding]:
 def check_tenants(checked: Checked) -> Iterator[Finding]:
     if checked.invalid:
         shown = ", ".join(map(repr, checked.invalid[:5]))
-        yield Finding(
+        yield warning(
             "tenant-invalid",
             checked.tenancy.tenants_role,
-            "warning",
-            f"tenants see no rows, because no tenant column prints a value like this: "
+            f"these tenants see no rows, because no tenant column holds such a value: "
             f"{shown} ({len(checked.invalid)} in all)",
             f"delete_tenant({checked.invalid[0]!r}), unless it belongs to another "
             f"database",
@@ -355,10 +400,9 @@ def check_readers(checked: Checked) -> Iterator[Finding]:
             if role in direct or role in checked.dumps:
                 silent.setdefault(role, []).append(name)
     for role, names in sorted(silent.items()):
-        yield Finding(
+        yield warning(
             "reads-nothing",
             role,
-            "warning",
             f"the role may read {', '.join(names)}, but no policy shows it a row: "
             f"queries and dumps are empty, without an error",
             f"give it a Policy(..., command='SELECT', roles=[{role!r}]), BYPASSRLS, or "
@@ -367,10 +411,9 @@ def check_readers(checked: Checked) -> Iterator[Finding]:
     for view in checked.views:
         if view.materialized and not view.owner_reads and view.table in checked.marked:
             name = quote_qualified(view.schema, view.name)
-            yield Finding(
+            yield warning(
                 "reads-nothing",
                 name,
-                "warning",
                 "the owner of the materialized view sees no row of tenants: REFRESH "
                 "empties it, without an error",
                 f"give it an owner that is a member of "
@@ -382,22 +425,19 @@ def check_owners(checked: Checked) -> Iterator[Finding]:
     for name, table, _ in checked.tenant_tables():
         owner = quote_name(table.owner)
         if table.rls and table.force and table.owner_is_admin is not True:
-            yield Finding(
+            yield warning(
                 "owner-confined",
                 name,
-                "warning",
                 f"its owner {owner} is subject to the policies: dumps are empty, and "
                 f"migrations change no row, without an error",
-                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, who has "
-                f"to inherit, unless "
-                f"{owner} is a login of the application; give the table another owner "
-                f"then",
+                f"GRANT {quote_name(checked.tenancy.admin_role)} TO {owner}, which has "
+                f"to be INHERIT; if {owner} is a login of the application, give the "
+                f"table another owner instead",
             )
     for owner in checked.reach.without_set_config:
-        yield Finding(
+        yield warning(
             "owner-without-set-config",
             owner,
-            "warning",
             "the owner of tables may not execute set_config(), which pg_dump and "
             "migrations need",
             f"as a superuser: GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, "

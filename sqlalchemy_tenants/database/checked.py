@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy import Connection, MetaData
 
@@ -23,39 +24,115 @@ from ..tenancy import Isolation, Tenancy
 from . import catalog
 from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_policies, readers
-from .reach import Reach, Start, read_reach
-from .readers import read_readers
+from .reach import Reach, Start, read_reach, read_readers
 from .same import compare_expressions, questions_of
 
 
 @dataclass
 class Checked:
-    """What is checked: the database, and what it is held against.
+    """What is checked, and what it is held against; the database is asked on demand.
 
-    :param marked: tables to check. A table has no mark where there are no models, and
-        its policies compare no column.
-    :param has_models: whether marks come from models.
+    :param metadata: the models, ``None`` where they are not known.
     :param schema: the schema of sessions, ``None`` for the login's search path.
-    :param invalid: tenants that no tenant column of the models can hold.
-    :param altered: policies of the user's own, by schema, table and name, whose
-        condition is another one, or why that cannot be told.
     """
 
-    expected: Expected
+    connection: Connection
+    tenancy: Tenancy
+    metadata: MetaData | None
     isolation: Isolation
     schema: str | None
-    database: Catalog
-    reach: Reach
-    views: list[View]
-    marked: dict[tuple[str, str], Mark | None]
-    has_models: bool
-    readers: dict[str, frozenset[str] | None]
-    invalid: list[str]
-    altered: dict[tuple[str, str, str], str | None]
 
-    @property
-    def tenancy(self) -> Tenancy:
-        return self.expected.tenancy
+    @cached_property
+    def expected(self) -> Expected:
+        return Expected(self.tenancy)
+
+    @cached_property
+    def database(self) -> Catalog:
+        """The catalog, with its tables."""
+        database = catalog.read_database(self.connection, self.tenancy)
+        database.tables = catalog.read_tables(self.connection, self.tenancy)
+        return database
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Columns and their types, by table."""
+        return catalog.read_columns(self.connection)
+
+    @cached_property
+    def views(self) -> list[View]:
+        return catalog.read_views(self.connection, self.tenancy)
+
+    @cached_property
+    def marked(self) -> dict[tuple[str, str], Mark | None]:
+        """The tables to check.
+
+        Without models the policies tell the mark. A table has none if its policies
+        compare no column.
+        """
+        if self.metadata is not None:
+            names = (self.schema, self.connection.dialect.default_schema_name, "public")
+            default = next(filter(None, names))
+            return {
+                (table.schema or default, table.name): mark
+                for table, mark in marks(self.metadata)
+            }
+        return {
+            key: _mark_of(
+                table, self.columns[key], self.tenancy, self.database.function_visible
+            )
+            for key, table in self.database.tables.items()
+            if set(OWN_POLICIES) & set(table.policies)
+        }
+
+    @cached_property
+    def reach(self) -> Reach:
+        tables = [table for _, table, _ in self.tables()]
+        owners = {table.owner for table in tables}
+        holders = owners | {
+            grant.role
+            for table in tables
+            for grant in table.grants
+            if grant.privilege in TENANT_PRIVILEGES
+        }
+        return read_reach(self.connection, self.tenancy, holders, owners)
+
+    @cached_property
+    def readers(self) -> dict[str, frozenset[str] | None]:
+        """See :func:`.read_readers`: who may read a marked table, and all dumps."""
+        tables = [table for _, table, _ in self.tables()]
+        return read_readers(
+            self.connection,
+            {role for table in tables for role in readers(table, self.expected)},
+            {role for table in tables for role in admitted(table.policies.values())},
+            dumps=True,
+        )
+
+    @cached_property
+    def invalid(self) -> list[str]:
+        """Tenants that no tenant column of the models can hold."""
+        casts = frozenset[str]() if self.metadata is None else casts_of(self.metadata)
+        # any text is a tenant's where a column holds text only
+        if not casts - {""}:
+            return []
+        tenants = list_tenants(self.connection, self.tenancy)
+        return [tenant for tenant in tenants if not is_canonical(tenant, casts)]
+
+    @cached_property
+    def altered(self) -> dict[tuple[str, str, str], str | None]:
+        """Policies of the user's own, by schema, table and name, whose condition is
+        another one, or why that cannot be told."""
+        questions = [
+            question
+            for _, table, mark in self.tenant_tables()
+            for question in questions_of(table, mark.policies(self.tenancy))
+        ]
+        return {
+            question[:3]: answer.reason
+            for question, answer in compare_expressions(
+                self.connection, questions
+            ).items()
+            if not answer.same
+        }
 
     @property
     def dumps(self) -> set[str]:
@@ -74,6 +151,14 @@ class Checked:
         for name, table, mark in self.tables():
             if isinstance(mark, TenantTable):
                 yield name, table, mark
+
+    def alike(self, key: tuple[str, str]) -> set[str]:
+        """Return the columns of a table that have the name of a tenant column."""
+        return self._tenant_columns & set(self.columns.get(key, ()))
+
+    @cached_property
+    def _tenant_columns(self) -> set[str]:
+        return {mark.column for _, _, mark in self.tenant_tables()}
 
     @property
     def schemas(self) -> set[str]:
@@ -100,7 +185,7 @@ class Checked:
 
         :param holders: who holds privileges on it.
         """
-        # everybody may use the schemas that are not read: those of the system
+        # the catalog leaves out the system's schemas, which everybody may use
         state = self.database.schemas.get(schema)
         is_usable = (
             state is None
@@ -115,95 +200,16 @@ class Checked:
         return sorted(map(quote_grantee, found))
 
 
-def read(
-    connection: Connection,
-    tenancy: Tenancy,
-    metadata: MetaData | None,
-    isolation: Isolation,
-    schema: str | None,
-) -> Checked:
-    expected = Expected(tenancy)
-    database = catalog.read_database(connection, tenancy)
-    database.tables = catalog.read_tables(connection, tenancy)
-    default_schema = schema or connection.dialect.default_schema_name or "public"
-    marked: dict[tuple[str, str], Mark | None]
-    if metadata is not None:
-        marked = {
-            (table.schema or default_schema, table.name): mark
-            for table, mark in marks(metadata)
-        }
-    else:
-        marked = {
-            key: _mark_of(table, tenancy, database.function_visible)
-            for key, table in database.tables.items()
-            if set(OWN_POLICIES) & set(table.policies)
-        }
-    tables = [database.tables[key] for key in marked if key in database.tables]
-    owners = {table.owner for table in tables}
-    holders = owners | {
-        grant.role
-        for table in tables
-        for grant in table.grants
-        if grant.privilege in TENANT_PRIVILEGES
-    }
-    return Checked(
-        expected,
-        isolation,
-        schema,
-        database,
-        read_reach(connection, tenancy, holders, owners),
-        catalog.read_views(connection, tenancy),
-        marked,
-        metadata is not None,
-        read_readers(
-            connection,
-            {role for table in tables for role in readers(table, expected)},
-            {r for table in tables for r in admitted(table.policies.values())},
-            dumps=True,
-        ),
-        _invalid_tenants(connection, tenancy, metadata),
-        _altered_conditions(connection, tenancy, marked, database),
-    )
-
-
-def _altered_conditions(
-    connection: Connection,
-    tenancy: Tenancy,
-    marked: Mapping[tuple[str, str], Mark | None],
-    database: Catalog,
-) -> dict[tuple[str, str, str], str | None]:
-    questions = [
-        question
-        for key, mark in marked.items()
-        if key in database.tables and isinstance(mark, TenantTable)
-        for question in questions_of(database.tables[key], mark, tenancy)
-    ]
-    return {
-        question[:3]: answer.reason
-        for question, answer in compare_expressions(connection, questions).items()
-        if not answer.same
-    }
-
-
-def _invalid_tenants(
-    connection: Connection, tenancy: Tenancy, metadata: MetaData | None
-) -> list[str]:
-    casts = frozenset[str]() if metadata is None else casts_of(metadata)
-    # any text is a tenant's where a column holds text only
-    if not casts - {""}:
-        return []
-    tenants = list_tenants(connection, tenancy)
-    return [tenant for tenant in tenants if not is_canonical(tenant, casts)]
-
-
-def _mark_of(table: TableState, tenancy: Tenancy, visible: bool) -> TenantTable | None:
+def _mark_of(
+    table: TableState, columns: Iterable[str], tenancy: Tenancy, visible: bool
+) -> TenantTable | None:
     """Return the mark that fits best to the policies of a table without a model."""
     for name in (FLOOR_POLICY, ISOLATION_POLICY):
         policy = table.policies.get(name)
         if policy is None or policy.using is None:
             continue
         compared = policy.using.lstrip("(")
-        for column in table.columns:
+        for column in columns:
             left = quote_name(column)
             if compared.startswith((f"{left} = ", f"{left})::")):
                 possible = [

@@ -1,7 +1,7 @@
 """What must be there, as data: for one configuration and the marks of its models.
 
 Autogenerate turns a difference from the catalog into operations, ``check()`` into
-findings. Whoever asks what is right asks here.
+findings. No other module decides what is right.
 """
 
 from __future__ import annotations

@@ -106,6 +106,16 @@ class Finding:
         return f"{self.severity}: {self.object}: {self.message} ({self.remedy})"
 
 
+def error(code: str, object: str, message: str, remedy: str) -> Finding:
+    """Return a finding that makes the isolation void."""
+    return Finding(code, object, "error", message, remedy)
+
+
+def warning(code: str, object: str, message: str, remedy: str) -> Finding:
+    """Return a finding that is worth a look."""
+    return Finding(code, object, "warning", message, remedy)
+
+
 def require_no_errors(findings: Iterable[Finding]) -> None:
     """Raise if a finding is an error.
 

@@ -1,15 +1,24 @@
-"""What the login and the tenants can reach: roles, and objects past the policies.
+"""What the login and the tenants can reach, past the policies, and who reads nothing.
 
-It is not enough to ask which attribute a role has. Whoever is a member of a role, or
-administers it, can act as it, and whoever owns an object can change it.
+A role's own attributes do not tell. A member or an administrator of another role can
+act as that role, and the owner of an object can change the object.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Connection,
+    Text,
+    TextClause,
+    bindparam,
+    text,
+)
 
 from ..policies import quote_name
 from ..tenancy import FUNCTIONS, Tenancy
@@ -53,10 +62,9 @@ class Reached(NamedTuple):
 class Reach:
     """What the login and the tenants can reach.
 
-    :param login: facts about the login itself.
+    :param login: facts about the login itself, and about the database.
     :param roles: the roles that are reached and are worth a look: all but tenants'
         roles that the login reaches, and the group role that tenants are members of.
-    :param owners: who owns database, schemas and function, by kind and name.
     :param owned: functions and views, one of each kind, schema and owner.
     :param around: what lies around the tables: partitions, heirs, indexes.
     :param open: relations without row-level security, with the roles that hold
@@ -71,7 +79,6 @@ class Reach:
 
     login: Any
     roles: list[Reached]
-    owners: dict[tuple[str, str], str]
     owned: list[Any]
     around: list[Any]
     open: list[Any]
@@ -92,7 +99,7 @@ _EDGES_16 = "m.admin_option OR m.inherit_option OR m.set_option"
 _ROLES = """
     WITH RECURSIVE edges AS (
         SELECT m.roleid, m.member FROM pg_catalog.pg_auth_members m WHERE {edges}
-        -- whoever owns the database has this role without a membership
+        -- the database's owner has this role without a membership
         UNION ALL SELECT 'pg_database_owner'::regrole::oid, datdba
         FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
     ), start AS (
@@ -121,7 +128,8 @@ _ROLES = """
 
 _LOGIN = text(
     """
-    SELECT r.rolname, r.rolsuper,
+    SELECT r.rolname, r.rolsuper, d.datname, pg_catalog.pg_get_userbyid(d.datdba)
+            AS database_owner,
         coalesce(pg_catalog.pg_has_role(r.oid, tenants.oid, 'USAGE'), false)
             AS inherits,
         EXISTS (
@@ -130,18 +138,9 @@ _LOGIN = text(
             AND pg_catalog.pg_has_role(r.oid, tenant.oid, 'MEMBER')
         ) AS acts_as_tenants
     FROM pg_catalog.pg_roles r
+    JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
     LEFT JOIN pg_catalog.pg_roles tenants ON tenants.rolname = :tenants_role
     WHERE r.rolname = session_user
-    """
-)
-
-_OWNERS = text(
-    f"""
-    SELECT 'database', d.datname, pg_catalog.pg_get_userbyid(d.datdba)
-    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
-    UNION ALL
-    SELECT 'schema', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)
-    FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMAS}
     """
 )
 
@@ -302,43 +301,77 @@ def read_reach(
     :param owners: owners of tables of tenants.
     """
     version = connection.dialect.server_version_info or ()
-    names = {
+    facts = {
         "role_prefix": tenancy.role_prefix,
         "tenants_role": tenancy.tenants_role,
         "shared_role": tenancy.shared_role,
+        "schema": tenancy.schema,
+        "functions": list(FUNCTIONS),
+        "prefix": tenancy.setting.rpartition(".")[0] + ".",
+        "tenant": tenancy.setting + "=",
+        "readers": list(readers),
+        "owners": list(owners),
     }
 
-    def rows(statement: Any, *parameters: str, **more: Any) -> list[Any]:
-        given = {name: names[name] for name in parameters}
-        return list(connection.execute(statement, {**given, **more}).all())
+    def rows(statement: TextClause) -> list[Any]:
+        # those that a statement does not name are ignored
+        return list(connection.execute(statement, facts).all())
 
     edges = _EDGES_16 if version >= (16,) else _EDGES
-    roles = text(_ROLES.format(edges=edges))
     distributed: set[tuple[str, str]] = set()
     for schema, is_readable in rows(_HAS_CITUS):
-        statement = _DISTRIBUTED.format(schema=quote_name(schema))
         if is_readable:
-            distributed |= {(row[0], row[1]) for row in rows(text(statement))}
+            tables = rows(text(_DISTRIBUTED.format(schema=quote_name(schema))))
+            distributed |= {(row[0], row[1]) for row in tables}
         else:
             distributed.add((schema, "pg_dist_partition"))
     return Reach(
-        login=rows(_LOGIN, "role_prefix", "tenants_role")[0],
-        roles=[
-            Reached(*row)
-            for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
-        ],
-        owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
-        owned=rows(_OWNED, schema=tenancy.schema, functions=list(FUNCTIONS)),
+        login=rows(_LOGIN)[0],
+        roles=[Reached(*row) for row in rows(text(_ROLES.format(edges=edges)))],
+        owned=rows(_OWNED),
         around=rows(_AROUND),
         open=rows(_OPEN),
-        definers=rows(_DEFINERS, readers=list(readers)),
+        definers=rows(_DEFINERS),
         distributed=distributed,
-        without_set_config=[
-            row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
-        ],
-        presets=rows(
-            _PRESETS,
-            prefix=tenancy.setting.rpartition(".")[0] + ".",
-            tenant=tenancy.setting + "=",
-        ),
+        without_set_config=[row[0] for row in rows(_WITHOUT_SET_CONFIG)],
+        presets=rows(_PRESETS),
     )
+
+
+# --- who reads ------------------------------------------------------------------------
+
+
+_READERS = text(
+    """
+    SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
+        SELECT g.rolname FROM pg_catalog.pg_roles g
+        WHERE g.rolname = ANY (:admitted)
+        AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))
+    FROM pg_catalog.pg_roles r
+    WHERE r.rolname = ANY (:roles)
+    OR (:dumps AND r.rolcanlogin AND pg_catalog.pg_has_role(
+        r.oid, 'pg_read_all_data', 'USAGE'))
+    """
+).bindparams(
+    bindparam("roles", type_=ARRAY(Text)),
+    bindparam("admitted", type_=ARRAY(Text)),
+    bindparam("dumps", type_=Boolean),
+)
+
+
+def read_readers(
+    connection: Connection,
+    roles: Collection[str],
+    admitted: Collection[str],
+    *,
+    dumps: bool = False,
+) -> dict[str, frozenset[str] | None]:
+    """Read which of the admitted roles other roles have the privileges of; one query.
+
+    :param dumps: ask about logins that may read all tables, too.
+    :return: by role; ``None`` for roles to which no policy applies.
+    """
+    rows = connection.execute(
+        _READERS, {"roles": list(roles), "admitted": list(admitted), "dumps": dumps}
+    )
+    return {role: None if exempt else frozenset(has) for role, exempt, has in rows}

@@ -20,15 +20,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from json import loads
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from ..declare import TenantTable
-from ..policies import OWN_POLICIES, quote_dollar, quote_literal, quote_qualified
-from ..tenancy import Tenancy
+from ..policies import (
+    OWN_POLICIES,
+    Policy,
+    quote_dollar,
+    quote_literal,
+    quote_qualified,
+)
 from .catalog import TableState
 
 
@@ -51,11 +56,9 @@ class Question(NamedTuple):
     existing: str
 
 
-def questions_of(
-    table: TableState, mark: TenantTable, tenancy: Tenancy
-) -> Iterator[Question]:
+def questions_of(table: TableState, policies: Iterable[Policy]) -> Iterator[Question]:
     """Yield the conditions of a user's own policies that the database has, too."""
-    for policy in mark.policies(tenancy):
+    for policy in policies:
         found = table.policies.get(policy.name)
         if policy.name in OWN_POLICIES:
             continue
@@ -89,9 +92,9 @@ def compare_expressions(
     """
     answers: dict[Question, Answer] = {}
     asked: dict[Question, tuple[list[str], list[str] | None]] = {}
+    read = cache(lexemes)  # many tables have the same conditions
     for question in questions:
-        declared = lexemes(question.declared)
-        existing = lexemes(question.existing)
+        declared, existing = read(question.declared), read(question.existing)
         if declared is None or not _is_closed(declared):
             reason = "the declared text is not one closed condition"
             answers[question] = Answer(False, reason)
@@ -124,7 +127,7 @@ class _Refusal(NamedTuple):
 
     @property
     def is_of_the_session(self) -> bool:
-        """Whether the session could not ask, and nothing was said of the condition."""
+        """Whether the error is about the session, and says nothing of the condition."""
         return not re.match("42(?!501|723)|22|0A", self.sqlstate)
 
 
@@ -164,7 +167,7 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-#: What stands alone only where a string or a name does not end.
+#: One of these as a lexeme means that a string or a quoted name does not end.
 _OPEN = frozenset(("'", "e'", "E'", '"', "$"))
 
 
@@ -189,7 +192,7 @@ def lexemes(expression: str) -> list[str] | None:
             if before is None or after is None:
                 return None
             return [*before, *literal, *after]
-    # strings only: an object for each match would set the garbage collector to work
+    # strings, because match objects would keep the garbage collector busy
     found = _LEXEME.findall(expression)
     if not _OPEN.isdisjoint(found):
         return None
@@ -224,12 +227,12 @@ _ENDS = (")", "]", ";")
 
 # --- the server ----------------------------------------------------------------------
 
-# The names are not found by any condition: functions in pg_temp never are without it.
+# No condition finds these names: a call reaches pg_temp only if it names pg_temp.
 _FUNCTION = "pg_temp.sqlalchemy_tenants_condition_"
 _SETTING = "tenancy.printed_conditions"
 
 #: All conditions in one function. If one of them is refused, a function each, so that
-#: it does not spoil the others. Whoever waited for a lock once does not do so again.
+#: it does not spoil the others. After one wait for a lock, the next ones are cut short.
 _PRINT = """
 DECLARE
   conditions text[] := {conditions};
@@ -333,7 +336,7 @@ def _as_in_a_policy(statement: Sequence[str]) -> list[str]:
             and following[0] == "."
             # neither the whole row nor an operator
             and re.match(r'[\w"]', following[1])
-            # neither a function nor a type nor a collation: table is no schema there
+            # before a function, a type or a collation the name is a schema's
             and following[2] != "("
             and (result or [""])[-1] not in ("::", "COLLATE", "AS", "RETURNING")
         ):
@@ -354,7 +357,7 @@ def _undone(connection: Connection) -> Iterator[None]:
         except DBAPIError as error:
             if _sqlstate(error) != "25P01":
                 raise
-            # autocommit, where a transaction of the server's is none of SQLAlchemy's
+            # AUTOCOMMIT: SQLAlchemy opens no transaction, so begin one by hand
             _execute(connection, "BEGIN")
             try:
                 yield
@@ -378,7 +381,7 @@ def _execute(connection: Connection, statement: str) -> Any:
 
 
 def _is_refusal(error: DBAPIError) -> bool:
-    """Whether the server has no answer, and the session can go on: not supported, no
+    """Whether the server refused, and the session still works: not supported, no
     privilege, limits, cancelled by a timeout, read-only, raised by an event trigger."""
     state = _sqlstate(error)
     return not error.connection_invalidated and bool(
@@ -394,11 +397,12 @@ def _sqlstate(error: DBAPIError) -> str:
 
 # --- what a migration keeps ----------------------------------------------------------
 
-_QUALIFIED = text(
+_ORIGINALS = text(
     """
     SELECT n.nspname, c.relname, p.polname,
-        pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-        pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+        pg_catalog.pg_get_expr(p.polqual, p.polrelid) AS using,
+        pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) AS with_check,
+        pg_catalog.obj_description(p.oid, 'pg_policy') AS comment
     FROM pg_catalog.pg_policy p
     JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -411,27 +415,24 @@ _QUALIFIED = text(
 )
 
 
-def qualified_expressions(
+def read_originals(
     connection: Connection, policies: Iterable[tuple[str, str, str]]
-) -> dict[tuple[str, str, str], tuple[str | None, str | None]]:
-    """Return the conditions of policies with their names in full, so that a revision
-    that holds them means the same objects in every session, or fails.
+) -> dict[tuple[str, str, str], Any]:
+    """Read comments on policies, and their conditions with all names in full, so that a
+    revision that holds them means the same objects in every session, or fails.
 
     One query under an empty search path, in a savepoint that is rolled back.
 
     :param policies: schema, table and name of each.
-    :return: by the same, the texts of ``USING`` and ``WITH CHECK``.
+    :return: by the same, rows with ``using``, ``with_check`` and ``comment``.
     """
-    wanted = list(policies)
-    if not wanted:
-        return {}
-    schemas, tables, names = map(list, zip(*wanted, strict=True))
+    schemas, tables, names = map(list, zip(*policies, strict=True))
     with _undone(connection):
         _execute(connection, "SELECT pg_catalog.set_config('search_path', '', true)")
         rows = connection.execute(
-            _QUALIFIED, {"schemas": schemas, "tables": tables, "policies": names}
+            _ORIGINALS, {"schemas": schemas, "tables": tables, "policies": names}
         ).all()
-    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+    return {(row[0], row[1], row[2]): row for row in rows}
 
 
 # --- constants that change by themselves ---------------------------------------------
