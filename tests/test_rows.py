@@ -1,259 +1,25 @@
-"""Rows of one tenant: export, import, delete."""
+"""Rows of one tenant: export, import, delete, rename."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import (
-    ForeignKeyConstraint,
-    Identity,
-    Integer,
-    PrimaryKeyConstraint,
-    Sequence,
+
+from rows_world import (  # noqa: F401
+    TABLES,
+    Base,
+    checksums,
+    fill,
+    manager_of,
+    other_database,
+    plain_fixture,
+    plain_manager_of,
+    world_fixture,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from servers import Database
-from sqlalchemy_tenants import (
-    TenantMixin,
-    shared_table,
-    with_rls,
-)
-from sqlalchemy_tenants.declare import tenant_column
-from sqlalchemy_tenants.rows import RowsProgress
-from tenancy import (  # noqa: F401
-    World,
-    driver_fixture,
-    grant_logins,
-    isolation_fixture,
-    migrate,
-    on_each_driver,
-)
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-@shared_table
-class Currency(Base):
-    __tablename__ = "currencies"
-
-    code: Mapped[str] = mapped_column(primary_key=True)
-
-
-@with_rls
-class Region(TenantMixin, Base):
-    """References itself."""
-
-    __tablename__ = "regions"
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant", "id"),
-        ForeignKeyConstraint(["tenant", "parent"], ["regions.tenant", "regions.id"]),
-    )
-
-    id: Mapped[int]
-    parent: Mapped[int | None] = mapped_column(index=True)
-
-
-@with_rls
-class Customer(TenantMixin, Base):
-    """Its best order references it: see ``CYCLE``."""
-
-    __tablename__ = "customers"
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant", "id"),
-        ForeignKeyConstraint(
-            ["tenant", "region"],
-            ["regions.tenant", "regions.id"],
-            onupdate="CASCADE",
-            ondelete="CASCADE",
-        ),
-    )
-
-    id: Mapped[int]
-    region: Mapped[int] = mapped_column(index=True)
-    best: Mapped[int | None] = mapped_column(index=True)
-
-
-@with_rls
-class Order(TenantMixin, Base):
-    __tablename__ = "orders"
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant", "id"),
-        ForeignKeyConstraint(
-            ["tenant", "customer"],
-            ["customers.tenant", "customers.id"],
-            onupdate="RESTRICT",
-            ondelete="RESTRICT",
-        ),
-    )
-
-    id: Mapped[int] = mapped_column(Integer, Sequence("order_numbers"))
-    customer: Mapped[int] = mapped_column(index=True)
-
-
-CYCLE = (
-    "ALTER TABLE customers ADD CONSTRAINT best_order FOREIGN KEY (tenant, best)"
-    " REFERENCES orders (tenant, id)"
-)
-
-
-@with_rls
-class Line(TenantMixin, Base):
-    __tablename__ = "lines"
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["tenant", "order"],
-            ["orders.tenant", "orders.id"],
-            ondelete="CASCADE",
-        ),
-    )
-
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    order: Mapped[int] = mapped_column(index=True)
-    body: Mapped[str | None]
-
-
-@with_rls(tenant_column="account")
-class Payment(Base):
-    """Joined by the orders' key; its tenant column has another name."""
-
-    __tablename__ = "payments"
-    __table_args__ = (
-        PrimaryKeyConstraint("account", "id"),
-        ForeignKeyConstraint(["account", "id"], ["orders.tenant", "orders.id"]),
-    )
-
-    account: Mapped[str] = tenant_column()
-    id: Mapped[int] = mapped_column(autoincrement=False)
-    amount: Mapped[float]
-
-
-TABLES = ("regions", "customers", "orders", "lines", "payments", "events")
-
-
-@with_rls
-class Event(TenantMixin, Base):
-    """Partitioned, with columns of every kind that COPY writes: see ``KINDS``."""
-
-    __tablename__ = "events"
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant", "id"),
-        {"postgresql_partition_by": "HASH (tenant)"},
-    )
-
-    id: Mapped[int] = mapped_column(autoincrement=False)
-
-
-KINDS = """
-CREATE SEQUENCE order_numbers; GRANT USAGE ON SEQUENCE order_numbers TO tenants;
-CREATE TABLE events_0 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE events_1 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-CREATE TYPE mood AS ENUM ('happy', 'it''s, "so"');
-CREATE TYPE place AS (street text, number integer);
-CREATE DOMAIN code AS varchar(3) CHECK (VALUE <> '');
-ALTER TABLE events
-    ADD doubled integer GENERATED ALWAYS AS (id * 2) STORED,
-    ADD words text, ADD short varchar(5), ADD padded char(4), ADD bits bit(3),
-    ADD amount numeric(12, 3), ADD ratio double precision, ADD at timestamptz,
-    ADD day date, ADD span interval, ADD data bytea, ADD document json,
-    ADD fast jsonb, ADD numbers integer[], ADD texts text[][], ADD feeling mood,
-    ADD feelings mood[], ADD home place, ADD homes place[], ADD tag code,
-    ADD during tstzrange, ADD "a""b:c %s" text, ADD one "char", ADD price money;
-"""
-
-FILL = """
-INSERT INTO regions SELECT %(t)s, n, CASE WHEN n < %(n)s * 40 THEN n + 1 END
-    FROM generate_series(1, %(n)s * 40) n;
-INSERT INTO customers SELECT %(t)s, n, n FROM generate_series(1, %(n)s * 30) n;
-INSERT INTO orders (tenant, id, customer)
-    SELECT %(t)s, n, 1 + n %% (%(n)s * 30) FROM generate_series(1, %(n)s * 40) n;
-UPDATE customers SET best = id WHERE tenant = %(t)s;
-INSERT INTO lines (tenant, "order", body)
-    SELECT %(t)s, 1 + n %% (%(n)s * 40), 'line ' || n
-    FROM generate_series(1, %(n)s * 70) n;
-INSERT INTO payments SELECT %(t)s, n, n / 7.0 FROM generate_series(1, %(n)s * 20) n;
-"""
-
-EVENTS = r"""
-INSERT INTO events (tenant, id) VALUES (%(t)s, 1);
-INSERT INTO events (tenant, id, words, short, padded, bits, amount, ratio, at, day,
-    span, data, document, fast, numbers, texts, feeling, feelings, home, homes, tag,
-    during, "a""b:c %%s", one, price) VALUES
-(%(t)s, 2, '', '', '', '101', 'NaN', 'NaN', 'infinity', '-infinity', '1 mon -3 days',
-    '', 'null', 'null', '{}', '{}', NULL, '{}', ROW(NULL, NULL), '{}', 'x', 'empty',
-    '', 'x', 1.5),
-(%(t)s, 3, (SELECT string_agg(chr(c), '') FROM generate_series(1, 700) c), E'\\N"\t',
-    'a', '001', -1.005, 0.1 + 0.2, '2024-02-29 12:00:00.000001+05:30', '0044-03-15 BC',
-    '-1 year', '\x00ff5c0a', '{"a" : [1, "\\n\u0001"]}', '"\\N"', '{1,NULL,-3}',
-    '{{"a,b","NULL"},{NULL,"\\"}}', 'it''s, "so"', '{happy,NULL}', ROW('a,"b\', 7),
-    ARRAY[ROW('', NULL), NULL]::place[], 'ü€', '[2024-01-01,)', '\.', '\', -2);
-"""
-
-
-def build(database: Database, rows: int = 1) -> Database:
-    """Tables and logins, and rows of two tenants."""
-    migrate(database, Base.metadata)
-    grant_logins(database)
-    database.execute(KINDS + CYCLE, login="owner")
-    database.execute("INSERT INTO currencies VALUES ('EUR')")
-    return database
-
-
-@pytest.fixture(name="world")
-def world_fixture(database: Database, driver: str, isolation: str) -> World:
-    """All drivers and both isolations; ``acme`` and ``globex`` have rows."""
-    return World(build(database), driver, isolation)
-
-
-@pytest.fixture(name="plain")
-def plain_fixture(database: Database) -> Iterator[World]:
-    """psycopg and role isolation."""
-    world = World(build(database), "psycopg", "role")
-    yield world
-    for engine in world.engines:
-        engine.dispose()
-
-
-def fill(database: Database, tenant: str, n: int = 1) -> None:
-    with database.server.connect(database.name) as connection:
-        connection.execute("SET session_replication_role = replica")  # faster
-        for statement in (FILL + EVENTS).split(";\n"):
-            if statement.strip():
-                connection.execute(statement, {"t": tenant, "n": n})
-        connection.execute("ANALYZE")  # or foreign keys are looked up by the tenant
-
-
-def manager_of(world: World, **kw: Any) -> Any:
-    """A manager whose admin engine is the owner's, who may set sequences."""
-    return world.manager(
-        metadata=Base.metadata, **{"admin_engine": world.engine("owner"), **kw}
-    )
-
-
-def other_database(world: World) -> World:
-    """A database of the same cluster, with the same tables and no rows yet."""
-    world.database.execute("CREATE DATABASE other TEMPLATE test OWNER owner")
-    other = Database("other", world.database.server)
-    return World(other, world.driver, world.isolation, world.engines)
-
-
-def checksums(database: Database, tenant: str) -> dict[str, tuple[int, str]]:
-    """Number and checksum of a tenant's rows, whatever its name, by table."""
-    result = {}
-    for table in TABLES:
-        column = "account" if table == "payments" else "tenant"
-        ((count, checksum),) = database.rows(
-            f"SELECT count(*), md5(string_agg((to_jsonb(t) - '{column}')::text, ','"
-            f" ORDER BY id)) FROM {table} t WHERE {column} = %s",
-            [tenant],
-        )
-        result[table] = (count, checksum)
-    return result
+from sqlalchemy_tenants import ScopeError, Tenancy, TenantAlreadyExists, TenantNotFound
+from sqlalchemy_tenants.rows import RowsError, RowsProgress, read_file
+from tenancy import World, driver_fixture, isolation_fixture, on_each_driver  # noqa: F401
 
 
 @on_each_driver
@@ -308,3 +74,147 @@ def test_200_000_rows(plain: World, tmp_path: Path) -> None:
     assert manager.delete_rows("acme").total == 200_003
     there.import_rows("acme", tmp_path / "acme.rows", as_tenant="initech")
     assert checksums(other.database, "initech") == before
+
+
+@on_each_driver
+def test_a_tenant_is_renamed(world: World) -> None:
+    fill(world.database, "acme")
+    fill(world.database, "globex")
+    world.create("acme", "globex")
+    if world.isolation == "role":
+        world.database.execute("COMMENT ON ROLE tenant_acme IS 'since 1949'")
+    manager = plain_manager_of(world)
+    before, others = (checksums(world.database, t) for t in ("acme", "globex"))
+    told: list[RowsProgress] = []
+
+    counts = manager.rename_tenant("acme", "initech", progress=told.append)
+    assert counts == {table: before[table][0] for table in TABLES}
+    assert counts.left_out == ("currencies",)
+    assert told[0] == RowsProgress("regions", 40, 40)
+    assert checksums(world.database, "initech") == before
+    assert checksums(world.database, "globex") == others
+    assert checksums(world.database, "acme")["orders"][0] == 0
+    assert manager.delete_rows("initech", dry_run=True) == counts
+    if world.isolation == "role":
+        with pytest.raises(TenantNotFound):
+            manager.delete_rows("acme")
+        assert world.database.rows(
+            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles"
+            " WHERE rolname = 'tenant_initech'"
+        ) == [("since 1949",)]
+
+    # another tenant's name is not free, not even without its role
+    if world.isolation == "role":
+        with pytest.raises(TenantAlreadyExists, match="tenant 'globex' exists"):
+            manager.rename_tenant("initech", "globex")
+        manager.delete_tenant("globex")
+    with pytest.raises(RowsError, match="has rows of tenant 'globex'"):
+        manager.rename_tenant("initech", "globex")
+    assert checksums(world.database, "globex") == others
+    manager.rename_tenant("initech", "acme")
+    assert checksums(world.database, "acme") == before
+
+
+def test_a_renaming_is_refused_as_a_whole(plain: World) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    before = checksums(plain.database, "acme")
+    manager = plain_manager_of(plain)
+    with pytest.raises(RowsError, match="has this name already"):
+        manager.rename_tenant("acme", "acme")
+    with pytest.raises(TenantNotFound, match="nothing to rename"):
+        manager.rename_tenant("nobody", "initech")
+    plain.database.execute("CREATE ROLE tenant_initech")
+    with pytest.raises(TenantAlreadyExists, match="its role 'tenant_initech' does"):
+        manager.rename_tenant("acme", "initech")
+    plain.database.execute("DROP ROLE tenant_initech; CREATE ROLE tenant_own")
+    # who may change all rows, and not this role
+    plain.database.execute(
+        "CREATE ROLE other_owner LOGIN; GRANT tenants_admin TO other_owner"
+    )
+    other = manager_of(plain, admin_engine=plain.engine("other_owner"))
+    with pytest.raises(ScopeError, match="may not rename role 'tenant_acme'"):
+        other.rename_tenant("acme", "initech")
+    assert checksums(plain.database, "acme") == before
+
+
+def test_a_declared_tenant_is_renamed_in_the_models_first(plain: World) -> None:
+    plain.create("acme")
+    for declared, allowed in (
+        (["acme"], False),
+        (["acme", "initech"], False),
+        ([], False),
+        (["initech"], True),
+    ):
+        manager = plain_manager_of(plain, tenancy=Tenancy(tenants=declared))
+        if allowed:
+            manager.rename_tenant("acme", "initech")
+        else:
+            with pytest.raises(RowsError, match="is the complete list of tenants"):
+                manager.rename_tenant("acme", "initech")
+
+
+@on_each_driver
+def test_a_tenant_is_deleted_with_its_rows(world: World) -> None:
+    fill(world.database, "acme")
+    fill(world.database, "globex")
+    world.create("acme")
+    others = checksums(world.database, "globex")
+    manager = plain_manager_of(world)
+    if world.isolation == "role":
+        # what keeps the role keeps the rows
+        world.database.execute("GRANT SELECT ON currencies TO tenant_acme")
+        with pytest.raises(ScopeError, match="owns objects or holds privileges"):
+            manager.delete_tenant("acme", rows=True)
+        assert checksums(world.database, "acme")["orders"][0] == 40
+        world.database.execute("REVOKE SELECT ON currencies FROM tenant_acme")
+    assert manager.delete_tenant("acme", rows=True)["orders"] == 40
+    assert checksums(world.database, "acme")["orders"][0] == 0
+    assert checksums(world.database, "globex") == others
+    if world.isolation == "role":
+        with pytest.raises(TenantNotFound, match="its rows were not deleted"):
+            manager.delete_tenant("globex", rows=True)
+        world.create("globex")
+        assert manager.delete_tenant("globex") == {}
+    assert checksums(world.database, "globex") == others
+
+
+def test_a_file_says_what_it_holds(plain: World, tmp_path: Path) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    manager, path = manager_of(plain), tmp_path / "acme.rows"
+    manager.export_rows("acme", path)
+    contents = read_file(path)
+    assert (contents.tenant, contents.left_out) == ("acme", ("currencies",))
+    assert contents.server_version // 10000 == plain.database.server.version
+    lines = next(table for table in contents.tables if table.name == "lines")
+    assert (lines.rows, lines.highest, lines.tenant_column) == (
+        70,
+        {"id": 70},
+        "tenant",
+    )
+    assert lines.columns[0] == ("tenant", "text")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        manager.export_rows("acme", path)
+    with pytest.raises(FileNotFoundError, match="is not a directory"):
+        manager.export_rows("acme", tmp_path / "no" / "acme.rows")
+    assert manager.export_rows("acme", path, overwrite=True)["lines"] == 70
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_models_are_needed(plain: World, tmp_path: Path) -> None:
+    manager = plain.manager()
+    path = tmp_path / "acme.rows"
+    for operation in (
+        lambda: manager.export_rows("acme", path),
+        lambda: manager.import_rows("acme", path),
+        lambda: manager.delete_rows("acme"),
+        lambda: manager.delete_tenant("acme", rows=True),
+        lambda: manager.rename_tenant("acme", "initech"),
+    ):
+        with pytest.raises(
+            TypeError, match=r"needs the models.*metadata=Base\.metadata"
+        ):
+            operation()
+    with pytest.raises(TypeError, match="progress is a function or None"):
+        manager_of(plain).delete_rows("acme", progress=True)

@@ -107,22 +107,27 @@ def _copy(
     names = ", ".join(quote(column.name) for column in table.columns)
     query = f"SELECT {names} FROM {table.source} WHERE {table.own}"
     told = 0
+    failures: list[BaseException] = []
 
     def take(data: Any) -> None:
         nonlocal told
-        sink.write(data)
-        if progress is not None and sink.rows > told:
-            told = sink.rows
-            progress(RowsProgress(table.name, told, None))
+        try:
+            sink.write(data)
+            if progress is not None and sink.rows > told:
+                told = sink.rows
+                progress(RowsProgress(table.name, told, None))
+        except BaseException as error:
+            failures.append(error)
+            raise
 
     try:
         copy_out(connection, query, take)
     except NotImplementedError as error:
         raise RowsError(str(error), tenant=tenant) from error
     except Exception as error:
-        # not wrapped by SQLAlchemy, which does not know of it
-        if not hasattr(error, "sqlstate"):
-            raise
+        if failures:
+            raise failures[0] from None  # not the driver's: of the disk, of progress
+        # the driver's, and not wrapped by SQLAlchemy, which does not know of it
         raise RowsError(
             f"export of tenant {tenant!r}, table {table.name!r}: {error}; there is no "
             f"file",
