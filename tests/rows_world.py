@@ -199,7 +199,8 @@ def build(database: Database) -> Database:
     grant_logins(database)
     database.execute(KINDS + CYCLE, login="owner")
     if database.server.version >= 18:
-        database.execute("ALTER TABLE events ADD late integer AS (id * 3) VIRTUAL")
+        virtual = "GENERATED ALWAYS AS (id * 3) VIRTUAL"
+        database.execute(f"ALTER TABLE events ADD late integer {virtual}")
     database.execute("INSERT INTO currencies VALUES ('EUR')")
     return database
 
@@ -208,6 +209,12 @@ def build(database: Database) -> Database:
 def world_fixture(database: Database, driver: str, isolation: str) -> World:
     """All drivers and both isolations."""
     return World(build(database), driver, isolation)
+
+
+@pytest.fixture(name="role_world")
+def role_world_fixture(database: Database, driver: str) -> World:
+    """All drivers, with a role for each tenant."""
+    return World(build(database), driver, "role")
 
 
 @pytest.fixture(name="plain")
@@ -247,14 +254,15 @@ def other_database(world: World) -> World:
     return World(other, world.driver, world.isolation, world.engines)
 
 
-def checksums(database: Database, tenant: str) -> dict[str, tuple[int, str]]:
+def checksums(database: Database, tenant: str) -> dict[str, tuple[int, int]]:
     """Number and checksum of a tenant's rows, whatever its name, by table."""
     result = {}
     for table in TABLES:
         column = "account" if table == "payments" else "tenant"
         ((count, checksum),) = database.rows(
-            f"SELECT count(*), md5(string_agg((to_jsonb(t) - '{column}')::text, ','"
-            f" ORDER BY id)) FROM {table} t WHERE {column} = %s",
+            "SELECT count(*), coalesce(sum(hashtextextended("
+            f"(to_jsonb(t) - '{column}')::text, 0)), 0) FROM {table} t"
+            f" WHERE {column} = %s",
             [tenant],
         )
         result[table] = (count, checksum)

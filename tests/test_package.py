@@ -47,6 +47,16 @@ def test_an_application_loads_the_check_only_to_check() -> None:
     )
 
 
+def test_an_application_loads_rows_only_to_move_them() -> None:
+    python(
+        "import sqlalchemy_tenants.aio.managers, sys\n"
+        "assert not any('tenants.rows' in name for name in sys.modules)\n"
+        "import sqlalchemy_tenants.rows\n"
+        "unwanted = {'alembic', 'sqlglot', 'psycopg', 'asyncpg'}\n"
+        "assert not unwanted & set(sys.modules)"
+    )
+
+
 def test_alembic_does_not_load_sqlglot() -> None:
     python("import alembic.command, sys; assert 'sqlglot' not in sys.modules")
 

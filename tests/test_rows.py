@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Identity, Integer, Uuid
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from rows_world import (  # noqa: F401
     TABLES,
@@ -17,9 +21,25 @@ from rows_world import (  # noqa: F401
     plain_manager_of,
     world_fixture,
 )
-from sqlalchemy_tenants import ScopeError, Tenancy, TenantAlreadyExists, TenantNotFound
+from servers import Database
+from sqlalchemy_tenants import (
+    InvalidTenant,
+    ScopeError,
+    Tenancy,
+    TenantAlreadyExists,
+    TenantNotFound,
+    with_rls,
+)
+from sqlalchemy_tenants.declare import tenant_column
 from sqlalchemy_tenants.rows import RowsError, RowsProgress, read_file
-from tenancy import World, driver_fixture, isolation_fixture, on_each_driver  # noqa: F401
+from tenancy import (  # noqa: F401
+    World,
+    driver_fixture,
+    grant_logins,
+    isolation_fixture,
+    migrate,
+    on_each_driver,
+)
 
 
 @on_each_driver
@@ -218,3 +238,68 @@ def test_the_models_are_needed(plain: World, tmp_path: Path) -> None:
             operation()
     with pytest.raises(TypeError, match="progress is a function or None"):
         manager_of(plain).delete_rows("acme", progress=True)
+
+
+class Numbers(DeclarativeBase):
+    """The tenant is an integer."""
+
+
+class Keys(DeclarativeBase):
+    """The tenant is a UUID."""
+
+
+class Things:
+    """A table of both."""
+
+    __tablename__ = "things"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+
+
+@with_rls
+class Number(Things, Numbers):
+    tenant: Mapped[int] = tenant_column(Integer)
+
+
+@with_rls
+class Key(Things, Keys):
+    tenant: Mapped[uuid.UUID] = tenant_column(Uuid)
+
+
+@pytest.mark.parametrize(
+    ("base", "old", "new", "other"),
+    [(Numbers, 7, 8, "09"), (Keys, uuid.UUID(int=7), uuid.UUID(int=8), "{%s}")],
+)
+@pytest.mark.parametrize("isolation", ["role", "shared"])
+def test_tenants_that_are_no_text(
+    database: Database,
+    tmp_path: Path,
+    isolation: str,
+    base: type[DeclarativeBase],
+    old: Any,
+    new: Any,
+    other: str,
+) -> None:
+    migrate(database, base.metadata)
+    grant_logins(database)
+    world = World(database, "psycopg", isolation)
+    manager = world.manager(metadata=base.metadata)
+    owner = world.manager(metadata=base.metadata, admin_engine=world.engine("owner"))
+    manager.create_tenant(old)
+    manager.create_tenant(new)
+
+    def test() -> None:
+        with manager.begin(old) as connection:
+            connection.exec_driver_sql("INSERT INTO things SELECT")
+        path = tmp_path / "things.rows"
+        manager.export_rows(old, path)
+        assert read_file(path).tenant == str(old)
+        assert manager.delete_rows(old) == {"things": 1}
+        assert owner.import_rows(old, path, as_tenant=new) == {"things": 1}
+        assert manager.delete_tenant(old, rows=True) == {"things": 0}
+        with pytest.raises(InvalidTenant, match="another spelling"):
+            manager.rename_tenant(new, other.replace("%s", str(old)))
+        assert manager.rename_tenant(new, old) == {"things": 1}
+        assert database.rows("SELECT tenant FROM things") == [(old,)]
+
+    world.run(test)

@@ -22,6 +22,7 @@ from rows_world import (  # noqa: F401
     other_database,
     plain_fixture,
     plain_manager_of,
+    role_world_fixture,
     world_fixture,
 )
 from sqlalchemy_tenants import TenantNotFound
@@ -414,7 +415,8 @@ class Interrupted(BaseException):
 
 
 @on_each_driver
-def test_an_interruption_leaves_nothing_half(world: World, tmp_path: Path) -> None:
+def test_an_interruption_leaves_nothing_half(role_world: World, tmp_path: Path) -> None:
+    world = role_world
     fill(world.database, "acme")
     world.database.execute(  # some packets of the network, and pieces of a file
         'INSERT INTO lines (tenant, "order", body)'

@@ -48,9 +48,6 @@ class RowCounts(dict[str, int]):
         """The rows of all tables."""
         return sum(self.values())
 
-    def __repr__(self) -> str:
-        return f"RowCounts({dict(self)!r}, left_out={self.left_out!r})"
-
 
 def require_progress(progress: object) -> None:
     """Refuse what cannot be called.
