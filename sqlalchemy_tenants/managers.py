@@ -99,6 +99,7 @@ class DBManager(ABC):
         path: str | os.PathLike[str],
         *,
         overwrite: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Write all rows of a tenant into a file."""
@@ -110,6 +111,7 @@ class DBManager(ABC):
         path: str | os.PathLike[str],
         *,
         as_tenant: TenantId | None = None,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Insert the rows of a file."""
@@ -120,6 +122,7 @@ class DBManager(ABC):
         tenant: TenantId,
         *,
         dry_run: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Delete all rows of a tenant."""
@@ -411,6 +414,7 @@ class PostgresManager(DBManager):
         path: str | os.PathLike[str],
         *,
         overwrite: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Write all rows of a tenant into a file, as they are at one moment::
@@ -423,6 +427,8 @@ class PostgresManager(DBManager):
 
         :param path: where the file is to be.
         :param overwrite: replace a file that is there.
+        :param as_admin: let the admin role do it, narrowed to the tenant, as where the
+            tenant is suspended, or where policies hide rows from it.
         :param progress: called with a :class:`.RowsProgress` now and then.
         :return: rows by table; ``left_out`` has the tables that were.
         :raises FileExistsError: there is a file.
@@ -432,7 +438,14 @@ class PostgresManager(DBManager):
         """
         from .rows.exporting import export_rows
 
-        return export_rows(self, tenant, path, overwrite=overwrite, progress=progress)
+        return export_rows(
+            self,
+            tenant,
+            path,
+            overwrite=overwrite,
+            as_admin=as_admin,
+            progress=progress,
+        )
 
     def import_rows(
         self,
@@ -440,6 +453,7 @@ class PostgresManager(DBManager):
         path: str | os.PathLike[str],
         *,
         as_tenant: TenantId | None = None,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Insert the rows of a file, all of them or none::
@@ -454,6 +468,8 @@ class PostgresManager(DBManager):
 
         :param tenant: whose rows the file holds.
         :param as_tenant: whose rows they become, where that is another tenant.
+        :param as_admin: let the admin role do it, narrowed to the tenant, as where the
+            tenant is suspended, or where policies hide rows from it.
         :param progress: called with a :class:`.RowsProgress` now and then.
         :return: rows by table; ``left_out`` has the tables that all tenants share.
         :raises TenantNotFound: the tenant does not exist.
@@ -463,13 +479,21 @@ class PostgresManager(DBManager):
         """
         from .rows.importing import import_rows
 
-        return import_rows(self, tenant, path, as_tenant=as_tenant, progress=progress)
+        return import_rows(
+            self,
+            tenant,
+            path,
+            as_tenant=as_tenant,
+            as_admin=as_admin,
+            progress=progress,
+        )
 
     def delete_rows(
         self,
         tenant: TenantId,
         *,
         dry_run: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Delete all rows of a tenant, in one statement. The tenant stays::
@@ -479,6 +503,8 @@ class PostgresManager(DBManager):
         The tenant itself deletes them. Tables that all tenants share are left out.
 
         :param dry_run: only count them.
+        :param as_admin: let the admin role do it, narrowed to the tenant, as where the
+            tenant is suspended, or where policies hide rows from it.
         :param progress: called with a :class:`.RowsProgress` for each table.
         :return: rows by table; ``left_out`` has the tables that were.
         :raises TenantNotFound: the tenant does not exist.
@@ -488,7 +514,9 @@ class PostgresManager(DBManager):
         """
         from .rows.removing import delete_rows
 
-        return delete_rows(self, tenant, dry_run=dry_run, progress=progress)
+        return delete_rows(
+            self, tenant, dry_run=dry_run, as_admin=as_admin, progress=progress
+        )
 
     def rename_tenant(
         self, old: TenantId, new: TenantId, *, progress: Progress | None = None

@@ -192,7 +192,7 @@ def test_a_tenant_is_deleted_with_its_rows(world: World) -> None:
     assert checksums(world.database, "acme")["orders"][0] == 0
     assert checksums(world.database, "globex") == others
     if world.isolation == "role":
-        with pytest.raises(TenantNotFound, match="its rows were not deleted"):
+        with pytest.raises(TenantNotFound, match="its rows were left alone"):
             manager.delete_tenant("globex", rows=True)
         world.create("globex")
         assert manager.delete_tenant("globex") == {}

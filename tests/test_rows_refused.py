@@ -25,7 +25,7 @@ from rows_world import (  # noqa: F401
     role_world_fixture,
     world_fixture,
 )
-from sqlalchemy_tenants import TenantNotFound
+from sqlalchemy_tenants import ScopeError, TenantNotFound
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
 from sqlalchemy_tenants.rows import RowsError, RowsProgress, read_file
 from tenancy import World, driver_fixture, isolation_fixture, on_each_driver  # noqa: F401
@@ -151,6 +151,7 @@ FORGERIES: list[tuple[Change, str]] = [
     (set_value("highest", {"id": 3}, "lines"), "higher value than the manifest says"),
     (set_value("highest", {}, "lines"), "higher value than the manifest says"),
     (set_value("highest", {"id": 1 << 30}, "lines"), "beyond half of the values"),
+    (replace("lines", "acme\t1\t", "acme\t0x1\t"), "the file has another value"),
     (set_value("highest", {"id": "x"}, "lines"), "has no 'id'"),
 ]
 
@@ -316,6 +317,37 @@ def test_a_database_that_does_not_confine_is_refused(
     assert checksums(plain.database, "globex") == before
     assert checksums(plain.database, "acme")["orders"][0] == 40
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_admin_role_does_it_for_a_tenant_that_cannot(
+    plain: World, tmp_path: Path
+) -> None:
+    for tenant in ("acme", "globex"):
+        fill(plain.database, tenant)
+        plain.create(tenant)
+    before, others = (checksums(plain.database, t) for t in ("acme", "globex"))
+    path = tmp_path / "acme.rows"
+    manager = plain_manager_of(plain)
+    plain.database.execute(HIDING.format("ALL", "tenants"))
+    plain.database.execute("REVOKE tenant_acme FROM app", login="manager")
+    with pytest.raises(ScopeError, match="may not act as 'tenant_acme'"):
+        manager.export_rows("acme", path)
+    counts = manager.export_rows("acme", path, as_admin=True)
+    assert counts["lines"] == 70
+    assert manager.delete_rows("acme", dry_run=True, as_admin=True) == counts
+    assert manager.delete_rows("acme", as_admin=True) == counts
+    assert checksums(plain.database, "globex") == others
+    assert manager_of(plain).import_rows("acme", path, as_admin=True) == counts
+    assert checksums(plain.database, "acme") == before
+    manager.delete_tenant("acme", rows=True)
+    with pytest.raises(TenantNotFound, match="its rows were left alone"):
+        manager.import_rows("acme", path, as_admin=True)
+    # the narrowed admin role writes no other tenant's rows either
+    forgery = Forgery(path)
+    forgery.manifest["tenant"] = "globex"
+    with pytest.raises(RowsError, match="row-level security policy"):
+        manager_of(plain).import_rows("globex", forgery.write(), as_admin=True)
+    assert checksums(plain.database, "globex") == others
 
 
 def test_a_policy_that_opens_a_table_takes_no_row_of_another_tenant(

@@ -89,6 +89,7 @@ class DBManager(ABC):
         path: str | os.PathLike[str],
         *,
         overwrite: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Write all rows of a tenant into a file."""
@@ -100,6 +101,7 @@ class DBManager(ABC):
         path: str | os.PathLike[str],
         *,
         as_tenant: TenantId | None = None,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Insert the rows of a file."""
@@ -110,6 +112,7 @@ class DBManager(ABC):
         tenant: TenantId,
         *,
         dry_run: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Delete all rows of a tenant."""
@@ -280,12 +283,13 @@ class PostgresManager(DBManager):
         path: str | os.PathLike[str],
         *,
         overwrite: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Write all rows of a tenant into a file."""
         return await _run(
             lambda: self._manager.export_rows(
-                tenant, path, overwrite=overwrite, progress=progress
+                tenant, path, overwrite=overwrite, as_admin=as_admin, progress=progress
             )
         )
 
@@ -295,12 +299,13 @@ class PostgresManager(DBManager):
         path: str | os.PathLike[str],
         *,
         as_tenant: TenantId | None = None,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Insert the rows of a file, all of them or none."""
         return await _run(
             lambda: self._manager.import_rows(
-                tenant, path, as_tenant=as_tenant, progress=progress
+                tenant, path, as_tenant=as_tenant, as_admin=as_admin, progress=progress
             )
         )
 
@@ -309,12 +314,13 @@ class PostgresManager(DBManager):
         tenant: TenantId,
         *,
         dry_run: bool = False,
+        as_admin: bool = False,
         progress: Progress | None = None,
     ) -> RowCounts:
         """Delete all rows of a tenant. The tenant stays."""
         return await _run(
             lambda: self._manager.delete_rows(
-                tenant, dry_run=dry_run, progress=progress
+                tenant, dry_run=dry_run, as_admin=as_admin, progress=progress
             )
         )
 

@@ -13,7 +13,15 @@ from ..drivers.copying import copy_out
 from ..scope import execute_text, quote
 from ..tenancy import TenantId, tenant_text
 from .archive import FileTable, Sink, Writer, require_free, writing
-from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata, set_formats
+from .plan import (
+    Plan,
+    PlannedTable,
+    acting,
+    in_text,
+    make_plan,
+    require_metadata,
+    set_formats,
+)
 from .results import (
     Progress,
     RowCounts,
@@ -33,21 +41,28 @@ def export_rows(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    as_admin: bool = False,
     progress: Progress | None = None,
 ) -> RowCounts:
     """See :meth:`.PostgresManager.export_rows`."""
     metadata = require_metadata(manager.metadata, "export_rows")
     require_flag("overwrite", overwrite)
+    require_flag("as_admin", as_admin)
     require_progress(progress)
     path = Path(path)
     require_free(path, overwrite)
-    with explaining("export", tenant), manager.begin(tenant) as connection:
+    with (
+        explaining("export", tenant),
+        acting(manager, tenant, as_admin) as connection,
+    ):
         # one state of the database for all tables; before anything has asked for rows
         execute_text(
             connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
         )
         set_formats(connection)
-        plan = make_plan(connection, metadata, manager.tenancy, tenant, "SELECT")
+        plan = make_plan(
+            connection, metadata, manager.tenancy, tenant, "SELECT", admin=as_admin
+        )
         with writing(path, overwrite) as writer:
             return _export(connection, plan, tenant, writer, progress)
 

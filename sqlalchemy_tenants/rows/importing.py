@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
+from ..arguments import require_flag
 from ..scope import execute_text, quote
 from ..tenancy import TenantId, tenant_text
 from .archive import FileTable, Reader
@@ -25,11 +26,13 @@ from .plan import (
     ForeignKey,
     Plan,
     PlannedTable,
+    acting,
     foreign_keys,
     in_order,
     in_text,
     make_plan,
     require_metadata,
+    require_role,
     set_formats,
 )
 from .results import (
@@ -66,17 +69,29 @@ def import_rows(
     path: str | os.PathLike[str],
     *,
     as_tenant: TenantId | None = None,
+    as_admin: bool = False,
     progress: Progress | None = None,
 ) -> RowCounts:
     """See :meth:`.PostgresManager.import_rows`."""
     metadata = require_metadata(manager.metadata, "import_rows")
+    require_flag("as_admin", as_admin)
     require_progress(progress)
     target = tenant if as_tenant is None else as_tenant
     with Reader(Path(path)) as reader:
         _require_tenant(reader, tenant)
-        with explaining("import", target), manager.begin(target) as connection:
+        with (
+            explaining("import", target),
+            acting(manager, target, as_admin) as connection,
+        ):
+            require_role(connection, target, manager)
             plan = make_plan(
-                connection, metadata, manager.tenancy, target, "INSERT", hidden=True
+                connection,
+                metadata,
+                manager.tenancy,
+                target,
+                "INSERT",
+                hidden=True,
+                admin=as_admin,
             )
             incoming = _incoming(reader, plan, path, target)
             keys = foreign_keys(connection, plan)
@@ -85,8 +100,11 @@ def import_rows(
                 _require_insertable(connection, group, keys, target)
         reader.verify()
         # before the rows, because a sequence goes ahead for good, whatever follows
-        advance_sequences(manager, target, _highest(incoming))
-        with explaining("import", target), manager.begin(target) as connection:
+        advance_sequences(manager, target, _highest(incoming), as_admin=as_admin)
+        with (
+            explaining("import", target),
+            acting(manager, target, as_admin) as connection,
+        ):
             set_formats(connection)
             execute_text(connection, "SET CONSTRAINTS ALL DEFERRED")
             replaced = None if as_tenant is None else tenant_text(target)
@@ -295,7 +313,14 @@ class _Import:
     ) -> None:
         """Refuse a key that the sequence was not set behind."""
         highest = each.file.highest.get(column.name)
-        keys = [int(value) for value in values if value != r"\N"]
+        try:
+            keys = [int(value) for value in values if value != r"\N"]
+        except ValueError as error:
+            raise RowsError(
+                f"column {column.name!r} of table {each.table.name!r} gets numbers of "
+                f"a sequence, and the file has another value; nothing was imported",
+                tenant=self._tenant,
+            ) from error
         if keys and (highest is None or max(keys) > highest):
             raise RowsError(
                 f"column {column.name!r} of table {each.table.name!r} has a higher "

@@ -9,10 +9,17 @@ from sqlalchemy import Connection, text
 
 from .. import roles
 from ..arguments import require_flag
-from ..exceptions import TenantNotFound
 from ..scope import execute_text
 from ..tenancy import TenantId
-from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata
+from .plan import (
+    Plan,
+    PlannedTable,
+    acting,
+    in_text,
+    make_plan,
+    require_metadata,
+    require_role,
+)
 from .results import (
     Progress,
     RowCounts,
@@ -33,14 +40,21 @@ def delete_rows(
     tenant: TenantId,
     *,
     dry_run: bool = False,
+    as_admin: bool = False,
     progress: Progress | None = None,
 ) -> RowCounts:
     """See :meth:`.PostgresManager.delete_rows`."""
     metadata = require_metadata(manager.metadata, "delete_rows")
     require_flag("dry_run", dry_run)
+    require_flag("as_admin", as_admin)
     require_progress(progress)
-    with explaining("deletion", tenant), manager.begin(tenant) as connection:
-        plan = make_plan(connection, metadata, manager.tenancy, tenant, "DELETE")
+    with (
+        explaining("deletion", tenant),
+        acting(manager, tenant, as_admin) as connection,
+    ):
+        plan = make_plan(
+            connection, metadata, manager.tenancy, tenant, "DELETE", admin=as_admin
+        )
         counts = _count(connection, plan) if dry_run else _delete(connection, plan)
         return told(counts, plan, progress)
 
@@ -54,18 +68,11 @@ def delete_tenant_and_rows(
     # narrowed to the tenant; one transaction for its rows and its role
     with explaining("deletion", tenant), manager.admin_session(tenant) as session:
         connection, tenancy = session.connection(), manager.tenancy
-        has_role = manager.isolation == "role"
-        if has_role and not roles.is_tenant(connection, tenant, tenancy):
-            raise TenantNotFound(
-                f"tenant {tenant!r} has no role {tenancy.role_for(tenant)!r}; its rows "
-                f"were not deleted, because it may never have existed: see "
-                f"create_tenant()",
-                tenant=tenant,
-            )
+        require_role(connection, tenant, manager)
         plan = make_plan(connection, metadata, tenancy, tenant, "DELETE", admin=True)
         lock(connection, plan)
         counts = _delete(connection, plan)
-        if has_role:
+        if manager.isolation == "role":
             execute_text(connection, "SET LOCAL ROLE NONE")
             roles.delete_tenant(connection, tenant, tenancy)
         result = told(counts, plan, progress)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from ..scope import execute_text
 from ..tenancy import TenantId
+from .plan import acting
 from .results import RowsError
 
 if TYPE_CHECKING:
@@ -47,16 +48,21 @@ _SET = text(f"SELECT pg_catalog.setval({_SEQUENCE}, :value)")
 
 
 def advance_sequences(
-    manager: PostgresManager, tenant: TenantId, highest: Mapping[int, int]
+    manager: PostgresManager,
+    tenant: TenantId,
+    highest: Mapping[int, int],
+    *,
+    as_admin: bool,
 ) -> None:
     """Set sequences behind the highest values that are to come in.
 
     :param highest: values by the OID of the sequence.
+    :param as_admin: see :func:`.acting`.
     :raises RowsError: neither the tenant nor the admin engine's login may do it.
     """
     if not highest:
         return
-    with manager.begin(tenant) as connection:
+    with acting(manager, tenant, as_admin) as connection:
         left = {
             sequence: value
             for sequence, value in highest.items()
