@@ -248,7 +248,7 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file = path.open("rb")
         try:
             with self._readable():
@@ -329,7 +329,7 @@ class Reader:
             raise self._error("it holds other members than the manifest names")
         self._require_plain(members)
         # members that overlap would be more than the file has
-        if sum(m.compress_size for m in members) > self._path.stat().st_size:
+        if sum(m.compress_size for m in members) > self.path.stat().st_size:
             raise self._error("its members overlap")
         for name, table in zip(expected, tables, strict=True):
             if self._archive.getinfo(name).file_size != table.size:
@@ -357,7 +357,7 @@ class Reader:
             raise self._error(str(error) or type(error).__name__) from error
 
     def _error(self, problem: str) -> RowsError:
-        return RowsError(f"{self._path} is no sound file of rows: {problem}")
+        return RowsError(f"{self.path} is no sound file of rows: {problem}")
 
 
 def _contents(manifest: Any) -> RowsFile:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 
 from ..arguments import require_flag
 from ..scope import execute_text, quote
@@ -63,6 +63,27 @@ class _Incoming:
     columns: tuple[Column, ...]
 
 
+@dataclass(frozen=True)
+class _ImportPlan:
+    """The tables of the file, and those that must come in together, in their order."""
+
+    incoming: list[_Incoming]
+    groups: list[list[_Incoming]]
+    keys: list[ForeignKey]
+    left_out: tuple[str, ...]
+
+    def highest(self) -> dict[int, int]:
+        """Return the highest keys that the file says it has, by sequence."""
+        highest: dict[int, int] = {}
+        for each in self.incoming:
+            for column in each.columns:
+                value = each.file.highest.get(column.name)
+                if column.sequence is not None and value is not None:
+                    known = highest.get(column.sequence, value)
+                    highest[column.sequence] = max(known, value)
+        return highest
+
+
 def import_rows(
     manager: PostgresManager,
     tenant: TenantId,
@@ -77,43 +98,53 @@ def import_rows(
     require_flag("as_admin", as_admin)
     require_progress(progress)
     target = tenant if as_tenant is None else as_tenant
-    with Reader(Path(path)) as reader:
+    replaced = None if as_tenant is None else tenant_text(target)
+    with Reader(Path(path)) as reader, explaining("import", target):
         _require_tenant(reader, tenant)
-        with (
-            explaining("import", target),
-            acting(manager, target, as_admin) as connection,
-        ):
-            require_role(connection, target, manager)
-            plan = make_plan(
-                connection,
-                metadata,
-                manager.tenancy,
-                target,
-                "INSERT",
-                hidden=True,
-                admin=as_admin,
-            )
-            incoming = _incoming(reader, plan, path, target)
-            keys = foreign_keys(connection, plan)
-            groups = list(in_order([each.table for each in incoming], keys))
-            for group in groups:
-                _require_insertable(connection, group, keys, target)
+        with acting(manager, target, as_admin) as connection:
+            plan = _plan(connection, manager, metadata, reader, target, as_admin)
         reader.verify()
         # before the rows, because a sequence goes ahead for good, whatever follows
-        advance_sequences(manager, target, _highest(incoming), as_admin=as_admin)
-        with (
-            explaining("import", target),
-            acting(manager, target, as_admin) as connection,
-        ):
+        advance_sequences(manager, target, plan.highest(), as_admin=as_admin)
+        with acting(manager, target, as_admin) as connection:
+            # again: what was refused above is not let in by a change since then
+            plan = _plan(connection, manager, metadata, reader, target, as_admin)
             set_formats(connection)
             execute_text(connection, "SET CONSTRAINTS ALL DEFERRED")
-            replaced = None if as_tenant is None else tenant_text(target)
-            run = _Import(connection, reader, keys, target, replaced, progress)
-            for group in groups:
-                oids = {table.oid for table in group}
-                run.insert([each for each in incoming if each.table.oid in oids])
-    counts = {each.table.name: each.file.rows for each in incoming}
+            run = _Import(connection, reader, plan.keys, target, replaced, progress)
+            for group in plan.groups:
+                run.insert(group)
+    counts = {each.table.name: each.file.rows for each in plan.incoming}
     return RowCounts(counts, plan.left_out)
+
+
+def _plan(
+    connection: Connection,
+    manager: PostgresManager,
+    metadata: MetaData,
+    reader: Reader,
+    tenant: TenantId,
+    as_admin: bool,
+) -> _ImportPlan:
+    """Compare the file with the models and the database."""
+    require_role(connection, tenant, manager)
+    plan = make_plan(
+        connection,
+        metadata,
+        manager.tenancy,
+        tenant,
+        "INSERT",
+        hidden=True,
+        admin=as_admin,
+    )
+    incoming = _incoming(reader, plan, tenant)
+    keys = foreign_keys(connection, plan)
+    by_oid = {each.table.oid: each for each in incoming}
+    groups = []
+    for tables in in_order([each.table for each in incoming], keys):
+        _require_insertable(connection, tables, keys, tenant)
+        groups.append([by_oid[table.oid] for table in tables])
+    return _ImportPlan(incoming, groups, keys, plan.left_out)
 
 
 def _require_tenant(reader: Reader, tenant: TenantId) -> None:
@@ -126,10 +157,9 @@ def _require_tenant(reader: Reader, tenant: TenantId) -> None:
         )
 
 
-def _incoming(
-    reader: Reader, plan: Plan, path: object, tenant: TenantId
-) -> list[_Incoming]:
+def _incoming(reader: Reader, plan: Plan, tenant: TenantId) -> list[_Incoming]:
     """Find the table and the columns of each table of the file."""
+    path = reader.path
     tables = {table.name: table for table in plan.tables}
     result = []
     for number, file in enumerate(reader.contents.tables, 1):
@@ -207,18 +237,6 @@ def _needs_staging(group: Sequence[PlannedTable], keys: Sequence[ForeignKey]) ->
     """Whether rows must come in by one statement: a row may reference a later one, and
     the foreign key is not deferrable."""
     return any(not key.is_deferrable for key in _within(group, keys))
-
-
-def _highest(incoming: Sequence[_Incoming]) -> dict[int, int]:
-    """Return the highest keys that the file says it has, by sequence."""
-    highest: dict[int, int] = {}
-    for each in incoming:
-        for column in each.columns:
-            value = each.file.highest.get(column.name)
-            if column.sequence is not None and value is not None:
-                known = highest.get(column.sequence, value)
-                highest[column.sequence] = max(known, value)
-    return highest
 
 
 class _Import:

@@ -257,26 +257,35 @@ def make_plan(
         if not hidden:
             _require_visible(table.fullname, row, tenant)
         _require_privilege(table.fullname, row, columns, privilege, tenant)
-        name = f"{quote(row.nspname)}.{quote(row.relname)}"
-        own = mark.policies(tenancy)[0].using
-        assert own is not None
-        tables.append(
-            PlannedTable(
-                oid=row.oid,
-                name=table.fullname,
-                sql=name,
-                source=name if row.relkind == "p" else f"ONLY {name}",
-                mark=mark,
-                columns=tuple(each for each in columns if not each.is_generated),
-                own=own,
-            )
-        )
+        stored = tuple(column for column in columns if not column.is_generated)
+        tables.append(_planned(table, mark, row, stored, tenancy))
     left_out = [
         table.fullname
         for table, mark in marks(metadata)
         if isinstance(mark, SharedTable)
     ]
     return Plan(tuple(tables), tuple(left_out))
+
+
+def _planned(
+    table: Table,
+    mark: TenantTable,
+    row: Any,
+    columns: tuple[Column, ...],
+    tenancy: Tenancy,
+) -> PlannedTable:
+    name = f"{quote(row.nspname)}.{quote(row.relname)}"
+    own = mark.policies(tenancy)[0].using
+    assert own is not None
+    return PlannedTable(
+        oid=row.oid,
+        name=table.fullname,
+        sql=name,
+        source=name if row.relkind == "p" else f"ONLY {name}",
+        mark=mark,
+        columns=columns,
+        own=own,
+    )
 
 
 def _named_sequences(table: Table) -> dict[str, str]:
