@@ -27,6 +27,7 @@ from sqlalchemy.schema import ForeignKeyConstraint
 
 from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import admitted
+from sqlalchemy_tenants.database.readers import read_readers
 from sqlalchemy_tenants.database.same import frozen_constants
 from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of, marks
 from sqlalchemy_tenants.policies import (
@@ -229,7 +230,7 @@ def check_readers(comparison: Comparison, changes: Iterable[TableChanges]) -> No
         role for each in changes for role in admitted(each.policies) if role != "public"
     }
     readers = {role for each in changes for role in each.silenced}
-    known = catalog.read_readers(comparison.connection, readers, policies)
+    known = read_readers(comparison.connection, readers, policies)
     for each in changes:
         names = admitted(each.policies)
         silenced = sorted(

@@ -27,7 +27,7 @@ from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import Expected
 from sqlalchemy_tenants.declare import casts_of, marks
 from sqlalchemy_tenants.identity import require_canonical
-from sqlalchemy_tenants.tenancy import Tenancy
+from sqlalchemy_tenants.tenancy import FUNCTION_NAME, Tenancy
 
 from . import advice, others
 from .comparison import Comparison
@@ -192,7 +192,7 @@ def _start(autogen_context: AutogenContext) -> _Run:
         wanted = declared or any(marked for tenancy, marked in found)
         database = catalog.read_database(connection, names)
         # nothing wanted and nothing there: a project without tenants
-        if wanted or database.function is not None:
+        if wanted or FUNCTION_NAME in database.functions:
             database.tables = catalog.read_tables(connection, names, columns=False)
             if declared:
                 database.tenants = catalog.read_tenants(connection, names)

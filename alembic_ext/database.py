@@ -9,18 +9,29 @@ from alembic.operations.ops import MigrateOperation
 from sqlalchemy import text
 
 from sqlalchemy_tenants.database import catalog
-from sqlalchemy_tenants.database.catalog import Dependency, Grant, RoleState
+from sqlalchemy_tenants.database.catalog import (
+    Catalog,
+    Dependency,
+    Grant,
+    RoleState,
+)
 from sqlalchemy_tenants.database.expected import (
     GROUP_ROLE_ATTRIBUTES,
     TENANT_ROLE_ATTRIBUTES,
     altered_attributes,
 )
-from sqlalchemy_tenants.policies import quote_name, quote_qualified
-from sqlalchemy_tenants.tenancy import FUNCTION_NAME, TenantId, tenant_text
+from sqlalchemy_tenants.policies import quote_name
+from sqlalchemy_tenants.tenancy import (
+    FUNCTION_NAME,
+    FUNCTIONS,
+    TenantId,
+    tenant_text,
+)
 
 from . import ops
 from .comparison import Comparison, log
 from .grants import grant_ops
+from .ops.base import function_name, signature
 from .order import is_among
 from .tables import TableChanges
 
@@ -35,7 +46,7 @@ def bootstrap(
     """
     tenancy, database = comparison.tenancy, comparison.database
     create = tenancy.schema not in database.schemas or (
-        database.function is None
+        FUNCTION_NAME not in database.functions
         and not any(map(comparison.expected.uses, database.tables.values()))
     )
     if create:
@@ -62,7 +73,8 @@ def bootstrap(
             continue
         yield ops.GrantMembershipOp(tenancy.admin_role, owner)
     if not create:
-        yield from _function(comparison, refusals)
+        for name in FUNCTIONS:
+            yield from _function(comparison, name, refusals)
 
 
 def _group_roles(comparison: Comparison, create: bool) -> Iterator[MigrateOperation]:
@@ -118,52 +130,55 @@ def _altered_role(
 
 
 def _function(
-    comparison: Comparison, refusals: list[str]
+    comparison: Comparison, name: str, refusals: list[str]
 ) -> Iterator[MigrateOperation]:
-    tenancy, database = comparison.tenancy, comparison.database
-    expected = comparison.expected
-    owner = existing_owner = None
-    if not (
-        database.function_owner is None
-        or database.function_owner_is_admin
-        or comparison.may_own(database.function_owner)
-    ):
+    database, expected = comparison.database, comparison.expected
+    schema, definition = comparison.tenancy.schema, expected.functions[name]
+    found = database.functions.get(name)
+    owner = None
+    if not (found is None or found.owner_is_admin or comparison.may_own(found.owner)):
         # whoever may act as its owner could replace the function
-        owner, existing_owner = database.current_user, database.function_owner
-        if not database.function_administered:
-            name = quote_qualified(tenancy.schema, FUNCTION_NAME) + "()"
+        owner = database.current_user
+        if not found.administered:
+            function = function_name(schema, name)
             refusals.append(
-                f"function {name} belongs to {quote_name(existing_owner)}, who could "
+                f"function {function} belongs to {quote_name(found.owner)}, who could "
                 f"replace it, and {quote_name(owner)}, who migrates, may not take it; "
-                f"let a superuser run: ALTER FUNCTION {name} OWNER TO "
-                f"{quote_name(owner)}" + comparison.advice_to_name(existing_owner)
+                f"let a superuser run: ALTER FUNCTION {function} OWNER TO "
+                f"{quote_name(owner)}" + comparison.advice_to_name(found.owner)
             )
-    if database.function != expected.function or owner is not None:
-        log.info("Detected altered function %s.%s()", tenancy.schema, FUNCTION_NAME)
+    if found is None or found.definition != definition or owner is not None:
+        log.info("Detected missing or altered function %s.%s()", schema, name)
         yield ops.ReplaceTenantFunctionOp(
-            tenancy.schema,
-            expected.function,
+            schema,
+            definition,
+            function=name,
             owner=owner,
-            existing=database.function,
-            existing_owner=existing_owner,
+            existing=None if found is None else found.definition,
+            existing_owner=None if found is None or owner is None else found.owner,
         )
-    if database.function is None:
-        return
+    held = _default_grants(database) if found is None else found.grants
     # PUBLIC may execute a function unless that was revoked
-    found = {g for g in database.function_grants if expected.is_ours(g.role)}
-    everyone = Grant("public", "EXECUTE") in database.function_grants
+    ours = {grant for grant in held if expected.is_ours(grant.role)}
+    everyone = Grant("public", "EXECUTE") in held
     wanted = expected.each("EXECUTE")
     changes = grant_ops(
-        FUNCTION_NAME,
-        found,
-        wanted & found if everyone else wanted,
-        schema=tenancy.schema,
+        signature(name),
+        ours,
+        wanted & ours if everyone else wanted,
+        schema=schema,
         object_type="FUNCTION",
-        owner=database.function_owner,
+        owner=database.current_user if found is None else found.owner,
     )
     if changes:
-        log.info("Detected changed privileges on the function of %r", tenancy.schema)
+        log.info("Detected changed privileges on function %s.%s()", schema, name)
     yield from changes
+
+
+def _default_grants(database: Catalog) -> frozenset[Grant]:
+    """Return what others get on a function that the current user creates."""
+    key: tuple[str, catalog.ObjectType] = (database.current_user, "DEFAULT FUNCTIONS")
+    return database.defaults.get(key, frozenset({Grant("public", "EXECUTE")}))
 
 
 def usage(
@@ -327,7 +342,7 @@ def unused(
         yield from grant_ops(
             comparison.schema_name(name), found, (), object_type="SCHEMA"
         )
-    if comparison.wanted or remaining or database.function is None:
+    if comparison.wanted or remaining or FUNCTION_NAME not in database.functions:
         return
     defaults_left = [
         each

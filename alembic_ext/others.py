@@ -18,7 +18,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import ExecuteSQLOp, MigrationScript
 from alembic.util import CommandError
 
-from sqlalchemy_tenants.tenancy import FUNCTION_NAME
+from sqlalchemy_tenants.tenancy import FUNCTIONS
 
 from .comparison import Comparison
 from .ops import TenancyOp, taken_directives
@@ -187,7 +187,7 @@ class _Ours:
         self.schema = tenancy.schema.lower()
         self.prefix = tenancy.role_prefix.lower()
         self.groups = {role.lower() for role in tenancy.group_roles}
-        function = re.escape(f"{self.schema}.{FUNCTION_NAME}")
+        function = rf"{re.escape(self.schema)}\.(?:{'|'.join(FUNCTIONS)})"
         schemas = {self.schema} | {schema for schema, _ in comparison.marked}
         in_schemas = "|".join(re.escape(each.lower()) for each in sorted(schemas))
         tables = "|".join(self._tables(comparison)) or "(?!)"

@@ -23,6 +23,7 @@ from .tenancy import Isolation, Tenancy, TenantId
 if TYPE_CHECKING:
     from alembic_ext.directives import get_process_revision_directives
 
+    from .context import context_value
     from .database.findings import Finding
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "TenantMixin",
     "TenantNotFound",
     "TenantSession",
+    "context_value",
     "get_process_revision_directives",
     "shared_table",
     "tenant_column",
@@ -47,7 +49,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # what an application does not load: the check, and what needs Alembic
+    # what not every application loads
+    if name == "context_value":
+        from .context import context_value
+
+        return context_value
     if name == "Finding":
         from .database.findings import Finding
 

@@ -30,6 +30,7 @@ from .scope import (
     quote,
     quote_path,
     require_transaction,
+    set_local,
     sqlstate,
 )
 
@@ -46,35 +47,36 @@ _SAVEPOINT = re.compile(
 
 
 class _Before(NamedTuple):
-    """What a transaction had before a session joined it."""
+    """What a transaction had before a session joined it.
+
+    :param parameters: names and texts of the others that the session sets.
+    """
 
     role: str
     search_path: str
-    setting: tuple[str, str] | None
+    parameters: tuple[tuple[str, str], ...]
 
     @classmethod
     def read(cls, connection: Connection, scope: Scope) -> _Before:
-        columns = ["role", "search_path"]
-        if scope.setting is not None:
-            columns.append(scope.setting[0])
+        setting = () if scope.setting is None else (scope.setting,)
+        names = [name for name, _ in (*setting, *scope.values)]
         shown = ", ".join(
             f"pg_catalog.current_setting({quote_literal(each)}, true)"
-            for each in columns
+            for each in ("role", "search_path", *names)
         )
-        values = list(execute_text(connection, f"SELECT {shown}").one())
-        setting = None if scope.setting is None else (scope.setting[0], values[2] or "")
-        return cls(values[0], values[1], setting)
+        role, path, *texts = list(execute_text(connection, f"SELECT {shown}").one())
+        # one that was never used is NULL, and cannot be so again
+        values = (text or "" for text in texts)
+        return cls(role, path, tuple(zip(names, values, strict=True)))
 
     def statements(self) -> list[str]:
         """Return what sets all of it back."""
         role = "NONE" if self.role == "none" else quote(self.role)
-        statements = [f"SET LOCAL ROLE {role}"]
-        if self.setting is not None:
-            name, value = self.setting
-            statements.append(f"SET LOCAL {name} = {quote_literal(value)}")
-        path = quote_path(self.search_path)
-        statements.append(f"SET LOCAL search_path = {path}")
-        return statements
+        return [
+            f"SET LOCAL ROLE {role}",
+            *(set_local(name, value) for name, value in self.parameters),
+            f"SET LOCAL search_path = {quote_path(self.search_path)}",
+        ]
 
 
 class _Outer:
@@ -218,10 +220,12 @@ def _require_same(claim: Claim, connection: Connection, scope: Scope) -> None:
             tenant=scope.tenant,
         )
     if claim.scope != scope:
+        another = " with another context or other settings"
         raise ScopeError(
             f"the connection is in use by {claim.scope.who}, whose transaction has "
-            f"not ended, and cannot be used by {scope.who}; end that transaction "
-            f"first, or give each a connection of its own",
+            f"not ended, and cannot be used by {scope.who}"
+            f"{another if claim.scope.plain == scope.plain else ''}; end that "
+            f"transaction first, or give each a connection of its own",
             tenant=scope.tenant,
         )
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import get_annotations
 from typing import Any, TypeAlias, TypeVar, overload
 
 from sqlalchemy import (
     Column,
+    Connection,
     Index,
     MetaData,
     PrimaryKeyConstraint,
@@ -19,14 +21,24 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    func,
     inspect,
+    select,
     text,
 )
 from sqlalchemy import types as sqltypes
-from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
+from sqlalchemy.orm import (
+    Mapped,
+    MappedAsDataclass,
+    MappedColumn,
+    Mapper,
+    declared_attr,
+    mapped_column,
+)
 from sqlalchemy.types import TypeEngine
 
 from .arguments import require_flag, require_name
+from .exceptions import ScopeError
 from .identity import TenantType, require_canonical, tenant_type
 from .policies import (
     TENANT_PRIVILEGES,
@@ -281,14 +293,61 @@ class TenantMixin:
     The column is TEXT, not VARCHAR, which PostgreSQL compares as text by a cast that
     provers of policies do not see through. For another type declare it with
     :func:`tenant_column`. The class needs :func:`with_rls` all the same.
+
+    With :class:`~sqlalchemy.orm.MappedAsDataclass` it is a field of the class, given by
+    name if at all: ``Order(item="anvil", tenant="acme")``.
+
+    :raises TypeError: for a model of SQLModel, which would ignore ``tenant=...``.
     """
+
+    def __init_subclass__(cls, **kw: Any) -> None:
+        _declare_field(cls)
+        super().__init_subclass__(**kw)
 
     @declared_attr
     def tenant(cls) -> Mapped[str]:
-        # with_loader_criteria() asks the mixin itself, which has none
-        metadata: MetaData | None = getattr(cls, "metadata", None)
-        tenancy = None if metadata is None else Tenancy.of(metadata)
-        return tenant_column(tenancy=tenancy, sort_order=-1)
+        return tenant_column(tenancy=_tenancy_of(cls), sort_order=-1)
+
+
+def _tenancy_of(model: Any) -> Tenancy | None:
+    # with_loader_criteria() asks the mixin itself, which has none
+    metadata: MetaData | None = getattr(model, "metadata", None)
+    return None if metadata is None else Tenancy.of(metadata)
+
+
+def _declare_field(model: type[Any]) -> None:
+    """Declare the tenant on a class whose ``__init__()`` is made from its own fields,
+    among which no attribute of a mixin is.
+
+    :raises TypeError: its fields are pydantic's.
+    """
+    if any(
+        "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
+        for each in model.__mro__
+        if each is not TenantMixin
+    ):
+        return  # it has one already, or inherits it
+    if hasattr(model, "model_fields"):
+        raise TypeError(
+            f"{model.__name__} takes pydantic's fields only, and a column of "
+            f"TenantMixin is not one of them: tenant=... would be ignored. Declare the "
+            f"field instead, in the model or in a base class of your models: "
+            f"{_SQLMODEL_FIELD}"
+        )
+    tenancy = _tenancy_of(model)  # a base class that is no model yet has none
+    if issubclass(model, MappedAsDataclass) and tenancy is not None:
+        column: Any = tenant_column(
+            tenancy=tenancy, default=None, kw_only=True, sort_order=-1
+        )
+        model.__annotations__ = {"tenant": Mapped[str], **get_annotations(model)}
+        model.tenant = column
+
+
+_SQLMODEL_FIELD = (
+    "tenant: str | None = Field(default=None, sa_type=Text, nullable=False, "
+    'index=True, sa_column_kwargs={"server_default": '
+    "tenant_column().column.server_default})"
+)
 
 
 def _policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
@@ -409,3 +468,28 @@ def _require_mark(mapper: Mapper[Any], class_: type[Any]) -> None:
                 f"belong to tenants, but its own table {table.fullname!r} has no mark; "
                 f"declare a tenant column on {class_.__name__} and put @with_rls on it"
             )
+
+
+# Likewise one for all tables.
+@event.listens_for(Table, "before_create")
+def _require_function(table: Table, connection: Any, **kw: Any) -> None:
+    """Refuse to create a table of tenants whose default asks a function that is not
+    there: PostgreSQL would only say that a schema does not exist.
+
+    The tables of a migration have no marks.
+    """
+    mark = mark_of(table)
+    if not isinstance(mark, TenantTable) or not isinstance(connection, Connection):
+        return
+    default = getattr(table.c[mark.column].server_default, "arg", None)
+    function = current_tenant_sql(Tenancy.of(table.metadata))
+    if function not in str(default) or connection.dialect.name != "postgresql":
+        return
+    found = select(func.to_regprocedure(function).is_not(None))
+    if not connection.scalar(found):
+        raise ScopeError(
+            f"table {table.fullname!r} needs the function {function}, which does not "
+            f"exist: metadata.create_all() creates nothing but tables. In tests call "
+            f"sqlalchemy_tenants.testing.create_all(connection, metadata), elsewhere "
+            f"run the migrations: alembic upgrade head"
+        )

@@ -32,6 +32,7 @@ from .tenancy import Isolation, Tenancy, TenantId
 if TYPE_CHECKING:
     from .database.findings import Finding
     from .rows.results import Progress, RowCounts
+    from .values import Context, Settings
 
 _log = logging.getLogger("sqlalchemy_tenants")
 
@@ -45,28 +46,54 @@ class DBManager(ABC):
 
     @abstractmethod
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractContextManager[TenantSession]:
         """Open a session of one tenant."""
 
     @abstractmethod
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractContextManager[TenantSession]:
         """The same as :meth:`new_session`."""
 
     @abstractmethod
     def admin_session(
-        self, tenant: TenantId | None = None
+        self,
+        tenant: TenantId | None = None,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
     ) -> AbstractContextManager[AdminSession]:
         """Open a session across tenants, or narrowed to one."""
 
     @abstractmethod
-    def connect(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+    def connect(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractContextManager[Connection]:
         """Open a Core connection of one tenant."""
 
     @abstractmethod
-    def begin(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+    def begin(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractContextManager[Connection]:
         """Open a Core connection of one tenant, in a transaction that is committed."""
 
     @abstractmethod
@@ -160,6 +187,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any],
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
+        settings: Settings | None = None,
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -170,6 +198,7 @@ class PostgresManager(DBManager):
         self._session_options = session_options
         self._session_class = session_class
         self._create_if_missing = create_if_missing
+        self._settings = settings
         self._login_name: str | None = None
 
     @classmethod
@@ -185,6 +214,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any] | None = None,
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
+        settings: Settings | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager.
@@ -206,8 +236,14 @@ class PostgresManager(DBManager):
         :param create_if_missing: whether :meth:`new_session` creates a tenant that does
             not exist, unless it is told otherwise. Say ``False`` where requests name
             the tenant: a late request of a deleted tenant would create it again.
+        :param settings: parameters of PostgreSQL for all sessions and connections, as
+            in ``{"statement_timeout": "5s"}``; or a function of the tenant, which is
+            ``None`` for an admin session across tenants, as in
+            ``lambda tenant: {"application_name": f"shop {tenant}"}``. What a session is
+            given comes on top.
         :raises ScopeError: for an engine of another database than PostgreSQL.
         :raises TypeError: for an argument of another type, as an async engine.
+        :raises ValueError: for a parameter that must not be set.
         """
         require_known(unknown)
         if isolation not in ("role", "shared"):
@@ -218,6 +254,11 @@ class PostgresManager(DBManager):
             admin_engine = engine
         require_engines(engine, admin_engine)
         configured = None if metadata is None else Tenancy.of(metadata)
+        tenancy = Tenancy.given(configured if tenancy is None else tenancy)
+        if settings is not None and not callable(settings):
+            from .values import require_settings
+
+            settings = require_settings(settings, tenancy)
         options = require_session_options(session_options)
         return cls(
             engine,
@@ -225,20 +266,27 @@ class PostgresManager(DBManager):
             isolation=isolation,
             admin_engine=admin_engine,
             metadata=metadata,
-            tenancy=Tenancy.given(configured if tenancy is None else tenancy),
+            tenancy=tenancy,
             session_options=options,
             session_class=require_session_class(session_class, TenantSession),
             create_if_missing=require_flag("create_if_missing", create_if_missing),
+            settings=settings,
         )
 
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractContextManager[TenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it.
 
         It begins its first transaction at once. Leaving the block closes it and rolls
         back what was not committed.
 
+        :param context: see :class:`.TenantSession`; likewise ``settings``.
         :param create_if_missing: create the tenant where it does not exist; ``None``
             for what the manager was given.
         :raises InvalidTenant: for what cannot identify a tenant.
@@ -247,18 +295,36 @@ class PostgresManager(DBManager):
         """
         return Opening(
             self,
-            partial(self._session_class, self._engine, **self.tenant_kw(tenant)),
+            partial(
+                self._session_class,
+                self._engine,
+                **self.tenant_kw(tenant, context, settings),
+            ),
             self._create_if_missing if create_if_missing is None else create_if_missing,
         )
 
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractContextManager[TenantSession]:
         """The same as :meth:`new_session`."""
-        return self.new_session(tenant, create_if_missing=create_if_missing)
+        return self.new_session(
+            tenant,
+            context=context,
+            settings=settings,
+            create_if_missing=create_if_missing,
+        )
 
     def admin_session(
-        self, tenant: TenantId | None = None
+        self,
+        tenant: TenantId | None = None,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
     ) -> AbstractContextManager[AdminSession]:
         """Open a session across tenants, or narrowed to one.
 
@@ -270,10 +336,21 @@ class PostgresManager(DBManager):
         :raises ScopeError: the login may not act as the admin role.
         """
         return Opening(
-            self, partial(AdminSession, self._admin_engine, **self.admin_kw(tenant))
+            self,
+            partial(
+                AdminSession,
+                self._admin_engine,
+                **self.admin_kw(tenant, context, settings),
+            ),
         )
 
-    def connect(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+    def connect(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractContextManager[Connection]:
         """Open a Core connection that sees one tenant's rows, in every transaction.
 
         It begins its first transaction at once.
@@ -282,28 +359,38 @@ class PostgresManager(DBManager):
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        return Connecting(self._connect(tenant))
+        return Connecting(self._connect(tenant, context, settings))
 
-    def begin(self, tenant: TenantId) -> AbstractContextManager[Connection]:
+    def begin(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractContextManager[Connection]:
         """Open a Core connection as :meth:`connect` does, and commit at the end.
 
         :raises InvalidTenant: for what cannot identify a tenant.
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the login may not act as the tenant.
         """
-        return Connecting(self._begin(tenant))
+        return Connecting(self._begin(tenant, context, settings))
 
     @contextmanager
-    def _connect(self, tenant: TenantId) -> Iterator[Connection]:
-        scope = self.tenant_scope(tenant)
+    def _connect(
+        self, tenant: TenantId, context: Context | None, settings: Settings | None
+    ) -> Iterator[Connection]:
+        scope = self.tenant_scope(tenant, context, settings)
         with self._engine.connect() as connection:
             self.start_connection(connection, scope)
             with noting(scope):
                 yield connection
 
     @contextmanager
-    def _begin(self, tenant: TenantId) -> Iterator[Connection]:
-        scope = self.tenant_scope(tenant)
+    def _begin(
+        self, tenant: TenantId, context: Context | None, settings: Settings | None
+    ) -> Iterator[Connection]:
+        scope = self.tenant_scope(tenant, context, settings)
         with (
             self._engine.connect() as connection,
             self.start_connection(connection, scope),
@@ -595,7 +682,9 @@ class PostgresManager(DBManager):
         """What tenants act as."""
         return self._isolation
 
-    def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
+    def tenant_kw(
+        self, tenant: TenantId, context: Context | None, settings: Settings | None
+    ) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""
         require_tenant_of(tenant, self._metadata)
         return {
@@ -604,9 +693,16 @@ class PostgresManager(DBManager):
             "isolation": self._isolation,
             "schema": self._schema,
             "tenancy": self._tenancy,
+            "context": context,
+            "settings": self._settings_for(tenant, settings),
         }
 
-    def admin_kw(self, tenant: TenantId | None) -> dict[str, Any]:
+    def admin_kw(
+        self,
+        tenant: TenantId | None,
+        context: Context | None,
+        settings: Settings | None,
+    ) -> dict[str, Any]:
         """Return the arguments of an :class:`AdminSession`."""
         if tenant is not None:
             require_tenant_of(tenant, self._metadata)
@@ -615,12 +711,35 @@ class PostgresManager(DBManager):
             "tenant": tenant,
             "schema": self._schema,
             "tenancy": self._tenancy,
+            "context": context,
+            "settings": self._settings_for(tenant, settings),
         }
 
-    def tenant_scope(self, tenant: TenantId) -> Scope:
+    def tenant_scope(
+        self,
+        tenant: TenantId,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> Scope:
         """Return the scope of a tenant."""
         require_tenant_of(tenant, self._metadata)
-        return tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
+        scope = tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
+        settings = self._settings_for(tenant, settings)
+        if context is None and settings is None:
+            return scope
+        from .values import Values
+
+        return Values(self._tenancy, context, settings).added_to(scope)
+
+    def _settings_for(
+        self, tenant: TenantId | None, settings: Settings | None
+    ) -> Settings | None:
+        """Return the settings of a session: the manager's, and its own on top."""
+        if self._settings is None:
+            return settings
+        from .values import merged_settings
+
+        return merged_settings(self._tenancy, tenant, self._settings, settings)
 
     def start_session(
         self, session: ScopedSession, *, create_if_missing: bool = False

@@ -129,9 +129,9 @@ def expression_text(expression: Condition | None, what: str) -> str | None:
     for element in visitors.iterate(expression):
         if isinstance(element, BindParameter) and element.required:
             raise ValueError(f"{what}: parameter {element.key!r} has no value")
-    return str(
-        expression.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
-    )
+    # "in_condition" tells context_value() that this is no default of a column
+    options = {"literal_binds": True, "in_condition": True}
+    return str(expression.compile(dialect=DIALECT, compile_kwargs=options))
 
 
 def quote_name(name: str) -> str:
@@ -206,6 +206,20 @@ BEGIN
     THEN CASE WHEN {setting} OPERATOR(pg_catalog.<>) ''
       THEN {setting} END
   END;
+END
+"""
+
+
+def context_function_body(tenancy: Tenancy) -> str:
+    """Return the body of the function that answers with a value of the context, NULL
+    where none was given; see :func:`tenant_function_body`."""
+    prefix = quote_literal(tenancy.setting.rpartition(".")[0] + ".")
+    name = f"{prefix} OPERATOR(pg_catalog.||) $1"
+    return f"""
+DECLARE
+  value pg_catalog.text := pg_catalog.current_setting({name}, true);
+BEGIN
+  RETURN CASE WHEN value OPERATOR(pg_catalog.<>) '' THEN value END;
 END
 """
 

@@ -29,6 +29,10 @@ def explain(
 ) -> TenantNotFound | ScopeError | None:
     """Return what a refused scope means to the caller, ``None`` for another error."""
     state = sqlstate(error)
+    # a setting of the application may have the same SQLSTATE; the message comes in the
+    # language of the server, but names the role
+    if scope.values and scope.role not in str(error.orig):
+        return None
     if state == INVALID_PARAMETER_VALUE:
         if scope.setting is None:
             return TenantNotFound(

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 from uuid import UUID
@@ -53,6 +53,8 @@ class Scope:
     :param tenant: the tenant as the caller gave it, for error messages. Scopes whose
         statements are the same are equal.
     :param is_admin: whether ``role`` is the admin role.
+    :param values: names and texts of parameters that the application adds, context and
+        settings, sorted.
     """
 
     role: str
@@ -60,6 +62,7 @@ class Scope:
     schema: str | None
     tenant: TenantId | None = field(compare=False)
     is_admin: bool = False
+    values: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema is not None:
@@ -74,6 +77,11 @@ class Scope:
             return "an admin session"
         return f"an admin session of tenant {self.tenant!r}"
 
+    @property
+    def plain(self) -> Scope:
+        """The scope without the values that the application adds."""
+        return replace(self, values=()) if self.values else self
+
     @cached_property
     def text(self) -> str | None:
         """The statements in one text, ``None`` where the login's search path is needed
@@ -87,9 +95,13 @@ class Scope:
         one tenant's temporary table would shadow the table of the next tenant on the
         same pooled connection.
 
+        What the application adds comes first, with the rights of the login: it may be
+        granted a parameter that tenants must not set.
+
         :param search_path: the login's path, needed where ``schema`` is ``None``.
         """
-        statements = [f"SET LOCAL ROLE {quote(self.role)}"]
+        statements = [set_local(name, value) for name, value in self.values]
+        statements.append(f"SET LOCAL ROLE {quote(self.role)}")
         if self.setting is not None:
             name, value = self.setting
             statements.append(f"SET LOCAL {name} = {quote_literal(value)}")
@@ -287,6 +299,13 @@ def execute_all(connection: Connection, statements: Sequence[str]) -> None:
     """Execute statements without results, at once where the driver can."""
     for statement in driver_of(connection.dialect).separate(connection, statements):
         execute_text(connection, statement)
+
+
+def set_local(parameter: str, text: str) -> str:
+    """Return the statement that sets a parameter, whatever its name is."""
+    # in quotes, because words as "user" are keywords here
+    quoted = ".".join(map(quote, parameter.split(".")))
+    return f"SET LOCAL {quoted} = {quote_literal(text)}"
 
 
 def quote(name: str) -> str:

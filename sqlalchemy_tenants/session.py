@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import wraps
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from typing import Any, TypeAlias, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import UUID
 from weakref import ref
 
@@ -28,6 +29,9 @@ from .refusals import add_note, refuse
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
 from .tenancy import Isolation, Tenancy, TenantId
 
+if TYPE_CHECKING:
+    from .values import Context, Settings, Values
+
 _Bind: TypeAlias = Engine | Connection
 _BIND = (Engine, Connection)
 
@@ -37,6 +41,8 @@ _Entry: TypeAlias = tuple[RootTransaction, NestedTransaction | None, Claim]
 
 # Tenants, and what would be called by mistake.
 _NOT_ASKED = (str, int, UUID, type)
+
+_NO_CONTEXT: Context = MappingProxyType({})
 
 # SQLAlchemy 2.1.7 and later tell which connections a transaction has.
 _TELLS = hasattr(SessionTransaction, "connections")
@@ -58,6 +64,7 @@ class ScopedSession(Session):
     # What a subclass has whose __init__() does not call ours: it is refused.
     _scope: Scope | None = None
     _choose: Callable[[], Scope] | None = None
+    _values: Values | None = None
     _asked: frozenset[Engine] = frozenset()
     _bind_at_hand: _Bind | None = None
     _root_at_hand: RootTransaction | None = None
@@ -236,10 +243,27 @@ class ScopedSession(Session):
         if self._choose is not None and (
             self._scope is None or self.get_transaction() is None
         ):
-            return self._choose()
+            return self._with_values(self._choose())
         if self._scope is None:
             raise _without_scope(self)
         return self._scope
+
+    @property
+    def context(self) -> Context:
+        """The context that was given, read-only: in Python what
+        :func:`.context_value` is in SQL."""
+        return _NO_CONTEXT if self._values is None else self._values.context
+
+    def _keep_values(
+        self, tenancy: Tenancy, context: Context | None, settings: Settings | None
+    ) -> None:
+        if context is not None or settings is not None:
+            from .values import Values
+
+            self._values = Values(tenancy, context, settings)
+
+    def _with_values(self, scope: Scope) -> Scope:
+        return scope if self._values is None else self._values.added_to(scope)
 
     # --- a tenant that is asked for ---
 
@@ -272,9 +296,10 @@ class ScopedSession(Session):
         assert self._choose is not None
         before, self._scope = self._scope, None
         try:
-            self._scope = self._choose()
+            self._scope = self._with_values(self._choose())
         finally:
-            if before is not None and before != self._scope:
+            now = None if self._scope is None else self._scope.plain
+            if before is not None and before.plain != now:
                 self.expunge_all()
 
     def _require_own_objects(self, choose: Callable[[], Scope]) -> None:
@@ -286,7 +311,7 @@ class ScopedSession(Session):
                 found = choose()
             except Exception:  # the transaction that comes next raises it
                 found = None
-            if found != self._scope:
+            if found != self._scope.plain:
                 self.expunge_all()
                 self._scope = None
         elif transaction.is_active:
@@ -296,7 +321,7 @@ class ScopedSession(Session):
         if self._scope is None:
             raise _without_scope(self)
         found = choose()
-        if found != self._scope:
+        if found != self._scope.plain:
             raise ScopeError(
                 f"the transaction is that of {self._scope.who}, and now the function "
                 f"says {found.tenant!r}; end a transaction before the tenant changes: "
@@ -363,11 +388,21 @@ class TenantSession(ScopedSession):
     :param schema: the schema on the search path; ``None`` keeps the login's path and
         asks for it once a connection.
     :param tenancy: names of roles and setting.
+    :param context: values of the application, as in ``{"user_id": 7}``, for policies,
+        column defaults and queries that ask :func:`.context_value`: ``SET LOCAL
+        tenancy.user_id = '7'`` in each transaction. Text, ``int``, ``bool``, ``UUID``,
+        or ``None`` for a value that is not given. The empty string is refused, because
+        a parameter that was used is empty afterwards.
+    :param settings: parameters of PostgreSQL, as in ``{"statement_timeout": "5s"}``,
+        set likewise; or a function that is asked for them, with the tenant, at the
+        beginning of each transaction where ``tenant`` is a function, and else once.
     :param kw: ``criteria_for`` of :class:`ScopedSession`, and further arguments of
         :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
-    :raises TypeError: ``tenant`` is a coroutine function.
+    :raises TypeError: ``tenant`` is a coroutine function, or a name or value of
+        ``context`` or ``settings`` has another type.
+    :raises ValueError: for a name or value that cannot be set, or must not be.
     """
 
     def __init__(
@@ -378,9 +413,12 @@ class TenantSession(ScopedSession):
         isolation: Isolation = "role",
         schema: str | None = None,
         tenancy: Tenancy | None = None,
+        context: Context | None = None,
+        settings: Settings | None = None,
         **kw: Any,
     ) -> None:
         tenancy = Tenancy.given(tenancy)
+        self._keep_values(tenancy, context, settings)
         scope: Scope | Callable[[], Scope]
         self._tenant: TenantId | None
         if callable(tenant) and not isinstance(tenant, _NOT_ASKED):
@@ -389,7 +427,8 @@ class TenantSession(ScopedSession):
         else:
             self._tenant = cast(TenantId, tenant)
             scope = tenant_scope(self._tenant, isolation, tenancy, schema)
-        super().__init__(bind, scope=scope, **kw)
+            scope = self._with_values(scope)
+        super().__init__(bind=bind, scope=scope, **kw)
 
     @property
     def tenant(self) -> TenantId:
@@ -409,6 +448,8 @@ class AdminSession(ScopedSession):
 
     :param bind: engine or connection of a login that is a member of the admin role.
     :param tenant: ``None`` for the rows of all tenants.
+    :param context: see :class:`TenantSession`; likewise ``settings``, of which a
+        function is asked with ``tenant``.
     """
 
     def __init__(
@@ -418,10 +459,14 @@ class AdminSession(ScopedSession):
         tenant: TenantId | None = None,
         schema: str | None = None,
         tenancy: Tenancy | None = None,
+        context: Context | None = None,
+        settings: Settings | None = None,
         **kw: Any,
     ) -> None:
-        scope = admin_scope(tenant, Tenancy.given(tenancy), schema)
-        super().__init__(bind, scope=scope, **kw)
+        tenancy = Tenancy.given(tenancy)
+        self._keep_values(tenancy, context, settings)
+        scope = self._with_values(admin_scope(tenant, tenancy, schema))
+        super().__init__(bind=bind, scope=scope, **kw)
         self._tenant = tenant
 
     @property

@@ -29,6 +29,12 @@ in a setting."""
 #: Name of the function, in the tenancy schema, that every policy asks.
 FUNCTION_NAME = "current_tenant"
 
+#: Name of the function, likewise, that answers with a value of the context.
+CONTEXT_FUNCTION_NAME = "context_value"
+
+#: Our functions and the type of their argument, if they have one.
+FUNCTIONS = {FUNCTION_NAME: "", CONTEXT_FUNCTION_NAME: "text"}
+
 _INFO_KEY = "tenancy"
 # PostgreSQL's rule for a custom parameter: two or more simple names with dots
 # (src/backend/utils/misc/guc.c, valid_custom_variable_name).
@@ -55,7 +61,8 @@ class Tenancy:
         the privileges on tables; nobody acts as it.
     :param shared_role: the role that ``isolation="shared"`` acts as.
     :param admin_role: the role that an admin session acts as.
-    :param schema: schema of the function ``current_tenant()``.
+    :param schema: schema of the functions ``current_tenant()`` and
+        ``context_value()``.
     :param setting: custom parameter that carries the tenant of the shared and of
         the admin role.
     :param force: whether tables get ``FORCE ROW LEVEL SECURITY``, which subjects

@@ -1,4 +1,5 @@
-"""What a connection is like while its pool has it: unscoped, and in no transaction."""
+"""What a connection is like while its pool has it: unscoped, without a context, and in
+no transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from sqlalchemy import Engine, event
 
 _STATE = (
     "SELECT current_user = session_user,"
-    " coalesce(current_setting('tenancy.tenant', true), ''),"
+    " concat(current_setting('tenancy.tenant', true),"
+    " current_setting('tenancy.marker', true)),"
     " current_setting('search_path')"
 )
 

@@ -402,4 +402,4 @@ def test_the_number_of_queries_is_constant(
         statements.append(statement)
 
     PostgresManager.from_engine(engine, "public", metadata=METADATA).check()
-    assert len(statements) == 14
+    assert len(statements) == 15

@@ -46,6 +46,7 @@ from sqlalchemy_tenants import (
     TenantAlreadyExists,
     TenantNotFound,
     TenantSession,
+    context_value,
 )
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import (  # noqa: F401
@@ -94,6 +95,7 @@ class Actor:
     :param handle: a session, or a Core connection.
     :param leave: leaves the block that opened the handle; with an error, if given.
     :param tenant: ``None`` for an admin session across tenants.
+    :param marker: a value of its context, which nobody else has.
     :param commits: whether leaving the block commits: ``manager.begin()``.
     :param written: rows as this transaction wrote them, ``None`` where it deleted one.
     :param doomed: the tenant was deleted during the transaction.
@@ -105,6 +107,7 @@ class Actor:
     engine: Engine
     leave: Callable[[BaseException | None], object]
     tenant: str | None
+    marker: str | None = None
     admin: bool = False
     commits: bool = False
     state: State = "idle"
@@ -437,6 +440,11 @@ class Tenants(RuleBasedStateMachine):
     def body(self) -> str:
         return f"body {self.number()}"
 
+    def context(self) -> dict[str, str] | None:
+        """The context of the next actor: every other one has a value."""
+        number = self.number()
+        return {"marker": f"value {number}"} if number % 2 else None
+
     def count(self, what: str) -> None:
         self.stage.counts[what] += 1
 
@@ -450,7 +458,14 @@ class Tenants(RuleBasedStateMachine):
 
     # --- coming and going ---
 
-    def enter(self, name: str, manager: Any, tenant: str | None, **kw: Any) -> None:
+    def enter(
+        self,
+        name: str,
+        manager: Any,
+        tenant: str | None,
+        context: dict[str, str] | None,
+        **kw: Any,
+    ) -> None:
         """Enter a block of a manager; the caller has foreseen its errors."""
         stack = ExitStack()
         handle = stack.enter_context(manager)
@@ -462,21 +477,23 @@ class Tenants(RuleBasedStateMachine):
                 assert not stack.__exit__(type(error), error, None)
 
         self.count(name)
-        kw = {"engine": self.stage.engine, **kw}
+        kw = {"engine": self.stage.engine, **kw, **(context or {})}
         label = f"{name} {self.number()} of {tenant}"
         self.actors.append(Actor(label, handle, leave=leave, tenant=tenant, **kw))
 
     def open(self, way: str, tenant: str, create: bool, schema: Any) -> None:
         """``new_session()``, ``connect()`` or ``begin()`` of a manager."""
         stage = self.stage
-        kw = {"create_if_missing": create} if way == "new_session" else {}
+        kw: Any = {"create_if_missing": create} if way == "new_session" else {}
+        context = self.context()
         missing = tenant not in self.tenants
         creates = missing and way == "new_session" and create
         engines = [stage.engine, *([stage.admin_engine] if creates else [])]
         full = any(map(self.exhausted, engines))
         try:
-            block = getattr(stage.managers[schema], way)(tenant, **kw)
-            self.enter(way, block, tenant, state="open", commits=way == "begin")
+            block = getattr(stage.managers[schema], way)(tenant, context=context, **kw)
+            commits = way == "begin"
+            self.enter(way, block, tenant, context, state="open", commits=commits)
         except TimeoutError:
             assert full
         except TenantNotFound:
@@ -494,22 +511,25 @@ class Tenants(RuleBasedStateMachine):
 
     def open_alone(self, tenant: str, schema: Any) -> None:
         """A session without a manager, which begins later."""
+        context = self.context()
         session = TenantSession(
             self.stage.engine,
             tenant=tenant,
             isolation=self.stage.isolation,
             schema=schema,
+            context=context,
         )
-        self.enter("session", session, tenant)
+        self.enter("session", session, tenant, context)
 
     def open_admin(self, tenant: str | None, schema: Any) -> None:
         """An admin session, across tenants or narrowed to one."""
         engine = self.stage.admin_engine
         full = self.exhausted(engine)
+        context = self.context()
         kw: Any = {"state": "open", "engine": engine, "admin": True}
         try:
-            block = self.stage.managers[schema].admin_session(tenant)
-            self.enter("admin session", block, tenant, **kw)
+            block = self.stage.managers[schema].admin_session(tenant, context=context)
+            self.enter("admin session", block, tenant, context, **kw)
         except TimeoutError:
             assert full
         except DBAPIError as error:
@@ -583,7 +603,7 @@ class Tenants(RuleBasedStateMachine):
         if way == "stream" and actor.state != "open":
             way = "columns"  # psycopg warns of a server's cursor that failed
         expected = self.view(actor)
-        found = self.attempt(actor, lambda: fetch(actor.handle, way))
+        found = self.attempt(actor, lambda: fetch(actor.handle, way, actor.marker))
         if found is not None:
             assert found == expected, f"{actor}"
 
@@ -718,7 +738,9 @@ class Tenants(RuleBasedStateMachine):
         else:
             return
         self.count("interruptions")
-        assert self.stage.interrupt(word, lambda: fetch(handle, "columns"))
+        assert self.stage.interrupt(
+            word, lambda: fetch(handle, "columns", actor.marker)
+        )
         if actor.state == "idle":
             self.refused(actor)
         else:
@@ -769,13 +791,14 @@ class Tenants(RuleBasedStateMachine):
         kw: Any = {"isolation": self.stage.isolation, "schema": "public"}
         mine = {n: row for n, row in self.committed.items() if row[0] == tenant}
         with engine.connect() as connection:
-            first = TenantSession(connection, tenant=tenant, **kw)
+            context = {"marker": "first"}
+            first = TenantSession(connection, tenant=tenant, context=context, **kw)
             second = TenantSession(connection, tenant=other, **kw)
-            assert fetch(first, "columns") == mine
+            assert fetch(first, "columns", "first") == mine
             for _ in range(2):  # not even if the error is overlooked
                 with pytest.raises(ScopeError):
                     fetch(second, "columns")
-            assert fetch(first, "columns") == mine
+            assert fetch(first, "columns", "first") == mine
             second.close()
             first.close()
 
@@ -963,8 +986,11 @@ def execute(handle: Any, statement: Any) -> Any:
     return handle.execute(statement, execution_options={"synchronize_session": False})
 
 
-def fetch(handle: Any, way: str) -> dict[int, Row]:
-    """All rows that somebody sees, by number."""
+def fetch(handle: Any, way: str, marker: str | None = None) -> dict[int, Row]:
+    """All rows that somebody sees, by number.
+
+    :param marker: the value in the context, ``None`` without one.
+    """
     rows: Any
     if way == "orm" and isinstance(handle, Session):
         handle.expire_all()
@@ -973,10 +999,12 @@ def fetch(handle: Any, way: str) -> dict[int, Row]:
     elif way == "text":
         rows = handle.execute(text("SELECT id, tenant, body FROM notes")).all()
     else:
-        query = select(Note.id, Note.tenant, Note.body)
+        query = select(Note.id, Note.tenant, Note.body, context_value("marker"))
         if way == "stream":
             query = query.execution_options(yield_per=2)
-        rows = list(handle.execute(query))
+        found = list(handle.execute(query))
+        assert {row[3] for row in found} <= {marker}
+        rows = [row[:3] for row in found]
     return {number: (tenant, body) for number, tenant, body in rows}
 
 

@@ -47,8 +47,10 @@ LONG = " AND ".join(
     ["(tenant = (SELECT tenancy.current_tenant()) OR \"Q\" = 'x''y' OR item IN ('a'))"]
     * 3
 )
-DEFINITION = Expected(Tenancy()).function.replace("STABLE", "VOLATILE")
-FUNCTION = Expected(Tenancy()).function
+DEFINITION = (
+    Expected(Tenancy()).functions["current_tenant"].replace("STABLE", "VOLATILE")
+)
+FUNCTION = Expected(Tenancy()).functions["current_tenant"]
 
 # in an order in which they can be executed, and reversed
 OPERATIONS: list[TenancyOp] = [

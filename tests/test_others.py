@@ -109,6 +109,7 @@ TOUCHING = [
     "DROP OWNED BY app",
     "REASSIGN OWNED BY owner TO app",
     "DROP FUNCTION tenancy.current_tenant()",
+    "DROP FUNCTION tenancy.context_value(text)",
     'CREATE OR REPLACE FUNCTION "tenancy"."current_tenant"() RETURNS text'
     " LANGUAGE sql RETURN 'acme'",
     "ALTER FUNCTION tenancy.current_tenant() OWNER TO app",

@@ -30,7 +30,12 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["sqlalchemy_tenants", "sqlalchemy_tenants.managers", "sqlalchemy_tenants.aio"],
+    [
+        "sqlalchemy_tenants",
+        "sqlalchemy_tenants.managers",
+        "sqlalchemy_tenants.aio",
+        "sqlalchemy_tenants.aio.testing",
+    ],
 )
 def test_an_application_loads_neither_alembic_nor_a_driver(module: str) -> None:
     python(
@@ -54,6 +59,19 @@ def test_an_application_loads_rows_only_to_move_them() -> None:
         "import sqlalchemy_tenants.rows\n"
         "unwanted = {'alembic', 'sqlglot', 'psycopg', 'asyncpg'}\n"
         "assert not unwanted & set(sys.modules)"
+    )
+
+
+def test_an_application_without_a_context_does_not_load_it() -> None:
+    python(
+        "import sqlalchemy_tenants.aio.managers, sys\n"
+        "import sqlalchemy as sa, sqlalchemy_tenants as tenants\n"
+        "tenants.TenantSession(tenant='acme')\n"
+        "modules = {'sqlalchemy_tenants.context', 'sqlalchemy_tenants.values'}\n"
+        "assert not modules & set(sys.modules)\n"
+        "tenants.TenantSession(tenant='acme', context={})\n"
+        "assert 'sqlalchemy_tenants.context' not in sys.modules\n"
+        "tenants.context_value('user_id')"
     )
 
 

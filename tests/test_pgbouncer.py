@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from pgbouncer import PgBouncer
 from servers import Database
+from sqlalchemy_tenants import context_value
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncPostgresManager
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import Note, grant_logins, migrate
@@ -33,6 +34,7 @@ from tenancy import Note, grant_logins, migrate
 LONG = bool(os.environ.get("TENANTS_LONG"))
 TRANSACTIONS = int(os.environ.get("TENANTS_TRANSACTIONS", "20000" if LONG else "250"))
 SERVER_CONNECTIONS = 5
+MARKER = context_value("marker")
 TENANTS = [f"tenant {number}" for number in range(20)]
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -85,7 +87,9 @@ class Tally:
 
 def transact(session: Session, tenant: str, tally: Tally) -> None:
     """Read all rows that the session sees, write one, and end in one of three ways."""
-    rows = session.execute(select(Note.tenant, Note.body, func.pg_backend_pid())).all()
+    query = select(Note.tenant, Note.body, func.pg_backend_pid(), MARKER)
+    rows = session.execute(query).all()
+    marker = getattr(session, "context", {}).get("marker")
     written = session.scalars(
         insert(Note).values(body=tenant).returning(Note.tenant)
     ).all()
@@ -93,6 +97,7 @@ def transact(session: Session, tenant: str, tally: Tally) -> None:
     with tally.lock:
         tally.transactions += 1
         tally.foreign += sum(row[:2] != (tenant, tenant) for row in rows)
+        tally.foreign += sum(row[3] != marker for row in rows)
         tally.foreign += sum(name != tenant for name in written)
         tally.server_connections.update(row[2] for row in rows)
         tally.client_connections.add(id(raw))
@@ -121,6 +126,11 @@ def sessions(transactions: int) -> Iterator[tuple[str, int]]:
         count = min(transactions, random.randint(1, 3))
         transactions -= count
         yield random.choice(TENANTS), count
+
+
+def context() -> dict[str, str] | None:
+    """A context for a session, with a value of its own, or none."""
+    return {"marker": str(random.random())} if random.random() < 0.5 else None
 
 
 def run_clients(
@@ -156,7 +166,10 @@ def _run_threads(
         with engine.connect():
             together.wait()
         for tenant, count in sessions(each):
-            with tally.counting_errors(), manager.new_session(tenant) as session:
+            with (
+                tally.counting_errors(),
+                manager.new_session(tenant, context=context()) as session,
+            ):
                 work(session, tenant, tally, count)
 
     with ThreadPoolExecutor(clients) as executor:
@@ -177,7 +190,7 @@ async def _run_tasks(
     async def client() -> None:
         for tenant, count in sessions(each):
             with tally.counting_errors():
-                async with manager.new_session(tenant) as session:
+                async with manager.new_session(tenant, context=context()) as session:
                     await session.run_sync(work, tenant, tally, count)
 
     await asyncio.gather(*(client() for _ in range(clients)))

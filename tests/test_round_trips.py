@@ -93,17 +93,32 @@ def one_session(proxy: Proxy, open_session: Callable[[], Session]) -> list[int]:
         return counts(proxy, *steps)
 
 
+NO_VALUES: dict[str, Any] = {}
+VALUES: dict[str, Any] = {
+    "context": {"user_id": 7, "name": "Zoë", "is_staff": True, "none": None},
+    "settings": {"statement_timeout": "5s", "lock_timeout": 1000},
+}
+
+
 @pytest.mark.parametrize("run", [several_sessions, one_session])
-@pytest.mark.parametrize("pre_ping", [False, True], ids=["", "pre-ping"])
+@pytest.mark.parametrize(
+    ("pre_ping", "values"),
+    [(False, NO_VALUES), (True, NO_VALUES), (False, VALUES)],
+    ids=["", "pre-ping", "context"],
+)
 @on_each_driver
 def test_a_session(
-    run: Callable[..., list[int]], pre_ping: bool, proxy: Proxy, world: World
+    run: Callable[..., list[int]],
+    pre_ping: bool,
+    values: dict[str, Any],
+    proxy: Proxy,
+    world: World,
 ) -> None:
     plain_engine, engine = (
         through(proxy, world, pool_pre_ping=pre_ping) for _ in range(2)
     )
     plain = run(proxy, lambda: Session(plain_engine))
-    tenant = run(proxy, lambda: world.session("acme", engine))
+    tenant = run(proxy, lambda: world.session("acme", engine, **values))
     assert tenant == plain
     # BEGIN, the query, COMMIT, and what comes with pre-ping
     assert min(plain) >= 3
@@ -136,10 +151,16 @@ def test_options_of_the_transaction(proxy: Proxy, world: World) -> None:
     assert run(lambda: world.session("acme", tenant)) == run(lambda: Session(plain))
 
 
+@pytest.mark.parametrize("values", [NO_VALUES, VALUES], ids=["", "context"])
 @on_each_driver
-def test_a_manager(proxy: Proxy, world: World) -> None:
+def test_a_manager(values: dict[str, Any], proxy: Proxy, world: World) -> None:
     plain, engine = (through(proxy, world) for _ in range(2))
-    manager = PostgresManager.from_engine(engine, "public", isolation=world.isolation)
+    manager = PostgresManager.from_engine(
+        engine,
+        "public",
+        isolation=world.isolation,
+        settings=(lambda tenant: {"application_name": tenant}) if values else None,
+    )
     query = select(Note.id)
 
     def plain_session() -> None:
@@ -148,7 +169,7 @@ def test_a_manager(proxy: Proxy, world: World) -> None:
             session.commit()
 
     def tenant_session() -> None:
-        with manager.new_session("acme") as session:
+        with manager.new_session("acme", **values) as session:
             session.execute(query)
             session.commit()
 
@@ -157,7 +178,7 @@ def test_a_manager(proxy: Proxy, world: World) -> None:
             connection.execute(query)
 
     def tenant_begin() -> None:
-        with manager.begin("acme") as connection:
+        with manager.begin("acme", **values) as connection:
             connection.execute(query)
 
     assert counts(

@@ -21,7 +21,7 @@ from sqlalchemy.sql.compiler import DDLCompiler
 
 from sqlalchemy_tenants.arguments import require_flag, require_name
 from sqlalchemy_tenants.policies import quote_qualified
-from sqlalchemy_tenants.tenancy import FUNCTION_NAME
+from sqlalchemy_tenants.tenancy import FUNCTION_NAME, FUNCTIONS
 
 from .notes import Notes
 
@@ -213,6 +213,11 @@ def _signature(cls: type[TenancyOp]) -> inspect.Signature:
     return signature.replace(parameters=parameters, return_annotation=None)
 
 
-def function_name(schema: str) -> str:
-    """Return our function as DDL names it."""
-    return f"{quote_qualified(schema, FUNCTION_NAME)}()"
+def function_name(schema: str, name: str = FUNCTION_NAME) -> str:
+    """Return one of our functions as DDL names it."""
+    return f"{quote_qualified(schema, name)}({FUNCTIONS[name]})"
+
+
+def signature(name: str) -> str:
+    """Return one of our functions as ``grant_privileges`` names it."""
+    return f"{name}({FUNCTIONS[name]})" if FUNCTIONS[name] else name

@@ -1,19 +1,16 @@
-"""What a database has once: group roles, schema and function."""
+"""What a database has once: group roles, schema and functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from itertools import product
 from typing import Any, Self
 
-from sqlalchemy_tenants.policies import (
-    quote_dollar,
-    quote_literal,
-    quote_name,
-    tenant_function_body,
-)
+from sqlalchemy_tenants.database.expected import Expected
+from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import do_block
-from sqlalchemy_tenants.tenancy import Tenancy
+from sqlalchemy_tenants.tenancy import FUNCTION_NAME, FUNCTIONS, Tenancy
 
 from .base import Name, TenancyOp, directive, function_name
 from .notes import OWNED_COMMENT, Membership, Notes, notice
@@ -70,9 +67,10 @@ class CreateTenancyOp(_TenancyNamesOp):
 
         op.create_tenancy()
 
-    Emits ``CREATE SCHEMA`` and ``CREATE FUNCTION tenancy.current_tenant()``, ``CREATE
-    ROLE`` of three group roles that the cluster may have already, and ``GRANT
-    tenants_admin TO CURRENT_USER``, so that migrations see all rows.
+    Emits ``CREATE SCHEMA``, ``CREATE FUNCTION tenancy.current_tenant()`` and
+    ``tenancy.context_value(name)``, ``CREATE ROLE`` of three group roles that the
+    cluster may have already, and ``GRANT tenants_admin TO CURRENT_USER``, so that
+    migrations see all rows.
 
     The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
 
@@ -88,11 +86,7 @@ class CreateTenancyOp(_TenancyNamesOp):
             tenancy.admin_role,
         )
         yield _create_schema_sql(schema)
-        yield (
-            f"CREATE OR REPLACE FUNCTION {function_name(schema)}"
-            " RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE"
-            f" AS {quote_dollar(tenant_function_body(tenancy))}"
-        )
+        yield from Expected(tenancy).functions.values()
         yield from map(create_group_role_sql, tenancy.group_roles)
         for group, member in ((tenants, tenancy.shared_role), (admin, None)):
             membership = Membership(group, member, self._notes)
@@ -103,8 +97,8 @@ class CreateTenancyOp(_TenancyNamesOp):
 
     def _grant_execute(self) -> Iterator[str]:
         """Yield lines that grant EXECUTE to whom PUBLIC has not given it."""
-        function = function_name(self.tenancy.schema)
-        for role in self._readers:
+        for name, role in product(FUNCTIONS, self._readers):
+            function = function_name(self.tenancy.schema, name)
             has = f"{quote_literal(role)}, {quote_literal(function)}, 'EXECUTE'"
             yield f"IF NOT pg_catalog.has_function_privilege({has}) THEN"
             yield f"  GRANT EXECUTE ON FUNCTION {function} TO {quote_name(role)};"
@@ -123,7 +117,7 @@ class DropTenancyOp(_TenancyNamesOp):
         op.drop_tenancy()
 
     Emits ``DROP FUNCTION``, ``DROP SCHEMA`` and ``DROP ROLE``. It fails while a policy
-    asks the function. It leaves a role, a schema or a membership that was there before
+    asks a function. It leaves a role, a schema or a membership that was there before
     or that another database needs, and the tenants' group role while it has tenants.
 
     The parameters are those of :class:`sqlalchemy_tenants.Tenancy`.
@@ -142,7 +136,10 @@ class DropTenancyOp(_TenancyNamesOp):
         for group, member in ((admin, None), (tenants, tenancy.shared_role)):
             membership = Membership(group, member, self._notes)
             yield membership.undo_grant(needed=group)
-        yield f"DROP FUNCTION {function_name(schema)}"
+        # an earlier version has created the first one only
+        for name in FUNCTIONS:
+            exists = "" if name == FUNCTION_NAME else "IF EXISTS "
+            yield f"DROP FUNCTION {exists}{function_name(schema, name)}"
         usage = RevokePrivilegesOp(schema, "USAGE", self._readers, object_type="SCHEMA")
         yield from usage.statements(notes)
         yield _drop_schema_sql(schema)
@@ -185,7 +182,7 @@ def _drop_schema_sql(schema: str) -> str:
 @directive("replace_tenant_function")
 @dataclass(eq=False)
 class ReplaceTenantFunctionOp(TenancyOp):
-    """Replace the function that was altered, or drop it where there was none.
+    """Create or replace a function of ours, or drop it where there was none.
 
     e.g.::
 
@@ -196,6 +193,7 @@ class ReplaceTenantFunctionOp(TenancyOp):
     :param schema: schema of the function.
     :param definition: the whole statement, as ``pg_get_functiondef`` prints it;
         ``None`` drops the function.
+    :param function: its name, ``"current_tenant"`` or ``"context_value"``.
     :param owner: new owner of the function, ``None`` to leave it.
     :param existing: the definition before, which the reverse restores.
     :param existing_owner: the owner before, likewise.
@@ -208,6 +206,7 @@ class ReplaceTenantFunctionOp(TenancyOp):
     schema: Name
     definition: str | None
     _: KW_ONLY
+    function: Name = FUNCTION_NAME
     owner: Name | None = None
     existing: str | None = None
     existing_owner: str | None = None
@@ -216,9 +215,13 @@ class ReplaceTenantFunctionOp(TenancyOp):
         super().__post_init__()
         if self.definition is not None and not isinstance(self.definition, str):
             raise TypeError(f"definition is SQL text or None, not {self.definition!r}")
+        if self.function not in FUNCTIONS:
+            raise ValueError(
+                f"function {self.function!r} is none of {', '.join(FUNCTIONS)}"
+            )
 
     def statements(self, notes: Notes) -> Iterator[str]:
-        function = function_name(self.schema)
+        function = function_name(self.schema, self.function)
         if self.definition is None:
             yield f"DROP FUNCTION {function}"
             return

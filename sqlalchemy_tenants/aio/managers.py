@@ -26,6 +26,7 @@ from .session import AsyncAdminSession, AsyncTenantSession
 if TYPE_CHECKING:
     from ..database.findings import Finding
     from ..rows.results import Progress, RowCounts
+    from ..values import Context, Settings
 
 _T = TypeVar("_T")
 
@@ -35,28 +36,54 @@ class DBManager(ABC):
 
     @abstractmethod
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """Open a session of one tenant."""
 
     @abstractmethod
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """The same as :meth:`new_session`."""
 
     @abstractmethod
     def admin_session(
-        self, tenant: TenantId | None = None
+        self,
+        tenant: TenantId | None = None,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
     ) -> AbstractAsyncContextManager[AsyncAdminSession]:
         """Open a session across tenants, or narrowed to one."""
 
     @abstractmethod
-    def connect(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
+    def connect(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a Core connection of one tenant."""
 
     @abstractmethod
-    def begin(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
+    def begin(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a Core connection of one tenant, in a transaction that is committed."""
 
     @abstractmethod
@@ -166,6 +193,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any] | None = None,
         session_class: type[AsyncTenantSession] = AsyncTenantSession,
         create_if_missing: bool = True,
+        settings: Settings | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager; the parameters are those of the sync one, with async
@@ -195,58 +223,98 @@ class PostgresManager(DBManager):
             tenancy=tenancy,
             session_options=session_options,
             create_if_missing=create_if_missing,
+            settings=settings,
         )
         admin = engine if admin_engine is None else admin_engine
         return cls(engine, manager, admin, session_class, create_if_missing)
 
     def new_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """Open a session that sees one tenant's rows, in every transaction of it."""
         return Opening(
             self._manager,
             partial(
-                self._session_class, self._engine, **self._manager.tenant_kw(tenant)
+                self._session_class,
+                self._engine,
+                **self._manager.tenant_kw(tenant, context, settings),
             ),
             self._create_if_missing if create_if_missing is None else create_if_missing,
         )
 
     def new_tenant_session(
-        self, tenant: TenantId, *, create_if_missing: bool | None = None
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        create_if_missing: bool | None = None,
     ) -> AbstractAsyncContextManager[AsyncTenantSession]:
         """The same as :meth:`new_session`."""
-        return self.new_session(tenant, create_if_missing=create_if_missing)
+        return self.new_session(
+            tenant,
+            context=context,
+            settings=settings,
+            create_if_missing=create_if_missing,
+        )
 
     def admin_session(
-        self, tenant: TenantId | None = None
+        self,
+        tenant: TenantId | None = None,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
     ) -> AbstractAsyncContextManager[AsyncAdminSession]:
         """Open a session across tenants, or narrowed to one."""
         return Opening(
             self._manager,
             partial(
-                AsyncAdminSession, self._admin_engine, **self._manager.admin_kw(tenant)
+                AsyncAdminSession,
+                self._admin_engine,
+                **self._manager.admin_kw(tenant, context, settings),
             ),
         )
 
-    def connect(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
+    def connect(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a Core connection that sees one tenant's rows, in every transaction."""
-        return Connecting(self._connect(tenant))
+        return Connecting(self._connect(tenant, context, settings))
 
-    def begin(self, tenant: TenantId) -> AbstractAsyncContextManager[AsyncConnection]:
+    def begin(
+        self,
+        tenant: TenantId,
+        *,
+        context: Context | None = None,
+        settings: Settings | None = None,
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a Core connection as :meth:`connect` does, and commit at the end."""
-        return Connecting(self._begin(tenant))
+        return Connecting(self._begin(tenant, context, settings))
 
     @asynccontextmanager
-    async def _connect(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
-        scope = self._manager.tenant_scope(tenant)
+    async def _connect(
+        self, tenant: TenantId, context: Context | None, settings: Settings | None
+    ) -> AsyncIterator[AsyncConnection]:
+        scope = self._manager.tenant_scope(tenant, context, settings)
         async with self._engine.connect() as connection:
             await connection.run_sync(self._manager.start_connection, scope)
             with noting(scope):
                 yield connection
 
     @asynccontextmanager
-    async def _begin(self, tenant: TenantId) -> AsyncIterator[AsyncConnection]:
-        async with self._connect(tenant) as connection:
+    async def _begin(
+        self, tenant: TenantId, context: Context | None, settings: Settings | None
+    ) -> AsyncIterator[AsyncConnection]:
+        async with self._connect(tenant, context, settings) as connection:
             yield connection
             await connection.commit()
 

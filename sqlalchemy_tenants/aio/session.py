@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session
 from ..exceptions import ScopeError
 from ..session import AdminSession, ScopedSession, TenantSession
 from ..tenancy import TenantId
+
+if TYPE_CHECKING:
+    from ..values import Context
 
 
 class _AsyncScopedSession(AsyncSession):
@@ -52,6 +55,12 @@ class _AsyncScopedSession(AsyncSession):
             await super().__aexit__(*exc_info)
         else:
             self.sync_session.close()  # there is nothing to wait for
+
+    @property
+    def context(self) -> Context:
+        """The context that was given, read-only."""
+        context: Context = self.sync_session.context
+        return context
 
 
 class AsyncTenantSession(_AsyncScopedSession):

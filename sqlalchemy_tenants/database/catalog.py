@@ -1,4 +1,4 @@
-"""What the database holds: roles, function, policies and privileges as data.
+"""What the database holds: roles, functions, policies and privileges as data.
 
 Two queries read it all, for any number of tables. Any login may run them; they lock
 nothing that readers or writers wait for.
@@ -8,16 +8,15 @@ Privileges of an object's owner are left out: what an owner holds is not granted
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from json import loads
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import ARRAY, Boolean, Connection, Text, bindparam, text
+from sqlalchemy import Connection, text
 
 from ..policies import Command, Policy, role_set
-from ..tenancy import FUNCTION_NAME, Tenancy
+from ..tenancy import FUNCTION_NAME, FUNCTIONS, Tenancy
 
 ObjectType: TypeAlias = Literal[
     "TABLE",
@@ -160,13 +159,7 @@ class Catalog:
     """The state of one database, as far as tenancy goes.
 
     :param current_user: whom the catalog was read as.
-    :param function: definition of ``current_tenant()``, as ``pg_get_functiondef``
-        prints it, or ``None``.
-    :param function_visible: whether the server prints the function without its schema,
-        because the search path leads to it.
-    :param function_owner_is_admin: whether its owner sees all rows.
-    :param function_administered: whether the current user has its owner's rights.
-    :param function_grants: what everyone but its owner holds on it.
+    :param functions: our functions by name, those that exist.
     :param memberships: of group roles, and of tenants' roles beside that in the group
         role of all tenants.
     :param defaults: default privileges of what is created in any schema.
@@ -179,12 +172,7 @@ class Catalog:
 
     server_version: int
     current_user: str
-    function: str | None
-    function_visible: bool
-    function_owner: str | None
-    function_owner_is_admin: bool
-    function_administered: bool
-    function_grants: frozenset[Grant]
+    functions: dict[str, FunctionState]
     roles: dict[str, RoleState]
     memberships: tuple[Membership, ...]
     schemas: dict[str, SchemaState]
@@ -194,6 +182,32 @@ class Catalog:
     has_views: bool
     tables: dict[tuple[str, str], TableState] = field(default_factory=dict)
     tenants: dict[str, TenantState] = field(default_factory=dict)
+
+    @property
+    def function_visible(self) -> bool:
+        """Whether the server prints ``current_tenant()`` without its schema."""
+        function = self.functions.get(FUNCTION_NAME)
+        return function is not None and function.visible
+
+
+@dataclass
+class FunctionState:
+    """One of our functions.
+
+    :param definition: as ``pg_get_functiondef`` prints it.
+    :param visible: whether the server prints the function without its schema, because
+        the search path leads to it.
+    :param owner_is_admin: whether its owner sees all rows.
+    :param administered: whether the current user has its owner's rights.
+    :param grants: what everyone but its owner holds on it.
+    """
+
+    definition: str
+    visible: bool
+    owner: str
+    owner_is_admin: bool
+    administered: bool
+    grants: frozenset[Grant]
 
 
 @dataclass
@@ -301,7 +315,14 @@ def holders(relation: str) -> str:
             'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'))"""
 
 
-_OUR_FUNCTION = "n.nspname = :schema AND p.proname = :function AND p.pronargs = 0"
+# By the numbers of types: a name would be looked up in a schema that the login may not
+# use.
+_OUR_FUNCTION = "n.nspname = :schema AND ({})".format(
+    " OR ".join(
+        f"p.proname = '{name}' AND p.proargtypes = '{'25' if argument else ''}'"
+        for name, argument in FUNCTIONS.items()
+    )
+)
 _FUNCTION_ACL = "coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))"
 
 # Before 16 a membership had no options of its own.
@@ -312,12 +333,13 @@ _DATABASE = f"""
     SELECT pg_catalog.json_build_object(
         'server_version', pg_catalog.current_setting('server_version_num')::integer,
         'current_user', current_user,
-        'function', (
+        'functions', ARRAY(
             SELECT pg_catalog.json_build_object(
+                'name', p.proname,
                 'definition', pg_catalog.pg_get_functiondef(p.oid),
                 'visible', pg_catalog.pg_function_is_visible(p.oid),
                 'owner', pg_catalog.pg_get_userbyid(p.proowner),
-                'owner_is_admin', {_is_admin("p.proowner")},
+                'owner_is_admin', coalesce({_is_admin("p.proowner")}, false),
                 'administered', pg_catalog.pg_has_role(p.proowner, 'USAGE'),
                 'grants', ARRAY({_grants(_FUNCTION_ACL, "p.proowner")})
             )
@@ -593,7 +615,7 @@ _COMMANDS: dict[str, Command] = {
 
 
 def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
-    """Read roles, schemas and the function; one query."""
+    """Read roles, schemas and our functions; one query."""
     version = connection.dialect.server_version_info or ()
     statement = _DATABASE.format(options=_OPTIONS if version >= (16,) else _NO_OPTIONS)
     facts = loads(
@@ -605,23 +627,16 @@ def read_database(connection: Connection, tenancy: Tenancy) -> Catalog:
                 "tenants_role": tenancy.tenants_role,
                 "admin_role": tenancy.admin_role,
                 "schema": tenancy.schema,
-                "function": FUNCTION_NAME,
             },
         ).scalar_one()
     )
-    function = facts["function"] or {}
     folded: dict[tuple[str, str], dict[str, str]] = {}
     for schema, table, column, collation in facts["folded"]:
         folded.setdefault((schema, table), {})[column] = collation
     return Catalog(
         server_version=facts["server_version"],
         current_user=facts["current_user"],
-        function=function.get("definition"),
-        function_visible=function.get("visible", False),
-        function_owner=function.get("owner"),
-        function_owner_is_admin=function.get("owner_is_admin") is True,
-        function_administered=function.get("administered", False),
-        function_grants=_as_grants(function.get("grants", [])),
+        functions={item["name"]: _as_function(item) for item in facts["functions"]},
         roles={role["name"]: _as_role(role) for role in facts["roles"] or ()},
         memberships=tuple(Membership(**item) for item in facts["memberships"]),
         schemas={
@@ -711,10 +726,8 @@ def read_dependencies(
 
 
 def read_defaults(connection: Connection, tenancy: Tenancy) -> frozenset[Dependency]:
-    """Read the columns whose default calls the function; one query."""
-    rows = connection.execute(
-        _DEFAULTS, {"schema": tenancy.schema, "function": FUNCTION_NAME}
-    )
+    """Read the columns whose default calls one of our functions; one query."""
+    rows = connection.execute(_DEFAULTS, {"schema": tenancy.schema})
     return frozenset(Dependency(*row) for row in rows)
 
 
@@ -748,6 +761,13 @@ def _as_role(facts: dict[str, Any]) -> RoleState:
     return RoleState(**{**facts, "member_of": frozenset(facts["member_of"])})
 
 
+def _as_function(facts: dict[str, Any]) -> FunctionState:
+    return FunctionState(
+        **{key: value for key, value in facts.items() if key not in ("name", "grants")},
+        grants=_as_grants(facts["grants"]),
+    )
+
+
 def _as_grants(items: list[list[Any]]) -> frozenset[Grant]:
     return frozenset(Grant(*item) for item in items)
 
@@ -758,39 +778,3 @@ def _as_defaults(items: list[dict[str, Any]]) -> Defaults:
         for item in items
         if item["type"] in _DEFAULTS_OF
     }
-
-
-_READERS = text(
-    """
-    SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
-        SELECT g.rolname FROM pg_catalog.pg_roles g
-        WHERE g.rolname = ANY (:admitted)
-        AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))
-    FROM pg_catalog.pg_roles r
-    WHERE r.rolname = ANY (:roles)
-    OR (:dumps AND r.rolcanlogin AND pg_catalog.pg_has_role(
-        r.oid, 'pg_read_all_data', 'USAGE'))
-    """
-).bindparams(
-    bindparam("roles", type_=ARRAY(Text)),
-    bindparam("admitted", type_=ARRAY(Text)),
-    bindparam("dumps", type_=Boolean),
-)
-
-
-def read_readers(
-    connection: Connection,
-    roles: Collection[str],
-    admitted: Collection[str],
-    *,
-    dumps: bool = False,
-) -> dict[str, frozenset[str] | None]:
-    """Read which of the admitted roles other roles have the privileges of; one query.
-
-    :param dumps: ask about logins that may read all tables, too.
-    :return: by role; ``None`` for roles to which no policy applies.
-    """
-    rows = connection.execute(
-        _READERS, {"roles": list(roles), "admitted": list(admitted), "dumps": dumps}
-    )
-    return {role: None if exempt else frozenset(has) for role, exempt, has in rows}

@@ -10,6 +10,7 @@ from ..policies import (
     quote_name,
     quote_qualified,
 )
+from ..tenancy import FUNCTION_NAME
 from .check_beyond import owned_objects
 from .checked import Checked
 from .expected import GROUP_ROLE_ATTRIBUTES, altered_attributes
@@ -139,9 +140,10 @@ def _check_owned(
         for (kind, name), owner in checked.reach.owners.items()
         if kind == "database" or name in checked.schemas
     ]
-    if database.function_owner is not None:
-        name = quote_qualified(tenancy.schema, "current_tenant") + "()"
-        owned.append(("function", name, database.function_owner))
+    owned += [
+        ("function", quote_qualified(tenancy.schema, name) + "()", function.owner)
+        for name, function in database.functions.items()
+    ]
     owned += [("tables", name, table.owner) for name, table, _ in checked.tables()]
     owned += owned_objects(checked, start)
     found: dict[tuple[str, str], list[str]] = {}
@@ -185,18 +187,31 @@ def check_database(checked: Checked) -> Iterator[Finding]:
             is_not = ", ".join(f"{each} = {not altered[each]}" for each in altered)
             message = f"the group role was altered: {is_not}"
             yield Finding("role-altered", name, "warning", message, REPAIR)
-    name = quote_qualified(tenancy.schema, "current_tenant") + "()"
-    if database.function is None:
-        message = "the function does not exist"
-        yield Finding("function-missing", name, "error", message, UPGRADE)
-    elif database.function != checked.expected.function:
+    for parameter, alter in checked.reach.presets:
         yield Finding(
-            "function-altered",
-            name,
-            "error",
-            "the function is not the one that policies rely on",
-            REPAIR,
+            "context-preset",
+            parameter,
+            "warning",
+            "the parameter comes with a login or the database, so that the context "
+            "has a value where a session gives none",
+            f"{alter} RESET {parameter}",
         )
+    for function, definition in checked.expected.functions.items():
+        name = quote_qualified(tenancy.schema, function) + "()"
+        found = database.functions.get(function)
+        if found is None:
+            # no policy asks what a later version has added
+            is_error = function == FUNCTION_NAME
+            yield Finding(
+                "function-missing",
+                name,
+                "error" if is_error else "warning",
+                "the function does not exist",
+                UPGRADE if is_error else REPAIR,
+            )
+        elif found.definition != definition:
+            message = "the function is not the one that policies rely on"
+            yield Finding("function-altered", name, "error", message, REPAIR)
     for each in sorted(checked.schemas & set(database.schemas)):
         for grant in sorted(database.schemas[each].grants, key=str):
             if grant.privilege == "CREATE" and checked.gives_tenants(grant.role):

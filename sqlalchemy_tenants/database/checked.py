@@ -24,6 +24,7 @@ from . import catalog
 from .catalog import Catalog, TableState, View
 from .expected import Expected, admitted, altered_policies, readers
 from .reach import Reach, Start, read_reach
+from .readers import read_readers
 from .same import compare_expressions, questions_of
 
 
@@ -154,7 +155,7 @@ def read(
         catalog.read_views(connection, tenancy),
         marked,
         metadata is not None,
-        catalog.read_readers(
+        read_readers(
             connection,
             {role for table in tables for role in readers(table, expected)},
             {r for table in tables for r in admitted(table.policies.values())},

@@ -16,11 +16,12 @@ from ..policies import (
     OWN_POLICIES,
     TENANT_PRIVILEGES,
     Policy,
-    current_tenant_sql,
+    context_function_body,
     printed,
+    quote_qualified,
     tenant_function_body,
 )
-from ..tenancy import Tenancy
+from ..tenancy import CONTEXT_FUNCTION_NAME, FUNCTION_NAME, FUNCTIONS, Tenancy
 from .catalog import Catalog, Defaults, Grant, Membership, RoleState, TableState
 
 #: Attributes of a group role, by their names in :class:`.catalog.RoleState`.
@@ -56,14 +57,25 @@ class Expected:
     tenancy: Tenancy
 
     @cached_property
-    def function(self) -> str:
-        """What ``pg_get_functiondef`` prints for our function, 15 to 18 alike."""
-        body = tenant_function_body(self.tenancy)
+    def functions(self) -> dict[str, str]:
+        """What ``pg_get_functiondef`` prints for our functions, 15 to 18 alike."""
+        return {
+            FUNCTION_NAME: self._function(
+                FUNCTION_NAME, tenant_function_body(self.tenancy)
+            ),
+            CONTEXT_FUNCTION_NAME: self._function(
+                CONTEXT_FUNCTION_NAME, context_function_body(self.tenancy)
+            ),
+        }
+
+    def _function(self, name: str, body: str) -> str:
         tag = "$function"
         while tag in body:
             tag += "x"
+        argument = f"name {FUNCTIONS[name]}" if FUNCTIONS[name] else ""
         return (
-            f"CREATE OR REPLACE FUNCTION {current_tenant_sql(self.tenancy)}\n"
+            f"CREATE OR REPLACE FUNCTION {quote_qualified(self.tenancy.schema, name)}"
+            f"({argument})\n"
             " RETURNS text\n"
             " LANGUAGE plpgsql\n"
             " STABLE PARALLEL SAFE\n"

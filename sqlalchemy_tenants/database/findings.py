@@ -16,10 +16,12 @@ Severity: TypeAlias = Literal["error", "warning"]
 
 #: Every code of a finding, with what it says. "role" is a group role or a tenant's.
 CODES = {
-    "function-altered": "`current_tenant()` is not the one that policies rely on",
+    "context-preset": "a login or the database comes with a value of the context",
+    "function-altered": "`current_tenant()` or `context_value()` is not the one that "
+    "policies rely on",
     "function-bypasses-rls": "tenants may execute a `SECURITY DEFINER` function of "
     "somebody who sees rows of tenants",
-    "function-missing": "`current_tenant()` does not exist",
+    "function-missing": "`current_tenant()` or `context_value()` does not exist",
     "heir-open": "tenants may use a partition or heir past the policies of its parent",
     "index-missing": "no index begins with the tenant column",
     "login-acts-as-tenants": "the login of `isolation='shared'` may act as tenants' "
@@ -32,7 +34,7 @@ CODES = {
     "as itself",
     "login-is-admin": "the login may act as the admin role",
     "login-owns-database": "the login owns the database, or may act as its owner",
-    "login-owns-function": "the login owns `current_tenant()`, or may act as its owner",
+    "login-owns-function": "the login owns a function of ours, or may act as its owner",
     "login-owns-schema": "the login owns a schema of tenants, or may act as its owner",
     "login-owns-tables": "the login owns tables of tenants, or may act as their owner",
     "login-replicates": "the login may stream everything that is written",
@@ -61,7 +63,7 @@ CODES = {
     "role-is-admin": "the role may act as the admin role",
     "role-missing": "a group role does not exist",
     "role-owns-database": "the role owns the database, or may act as its owner",
-    "role-owns-function": "the role owns `current_tenant()`, or may act as its owner",
+    "role-owns-function": "the role owns a function of ours, or may act as its owner",
     "role-owns-schema": "the role owns a schema of tenants, or may act as its owner",
     "role-owns-tables": "the role owns tables of tenants, or may act as their owner",
     "role-replicates": "the role may stream everything that is written",

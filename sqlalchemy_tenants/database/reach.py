@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sqlalchemy import Connection, text
 
 from ..policies import quote_name
-from ..tenancy import FUNCTION_NAME, Tenancy
+from ..tenancy import FUNCTIONS, Tenancy
 from .catalog import _FIRST_OID, _FUNCTION_ACL, _USER_SCHEMAS, holders
 
 #: Predefined roles that lead past the policies, or to others' data, and what they do.
@@ -65,6 +65,8 @@ class Reach:
     :param distributed: tables that Citus distributes; its list of them where that
         cannot be read.
     :param without_set_config: owners of tables who may not execute ``set_config()``.
+    :param presets: parameters of the context that come with a login or the database:
+        the parameter, and the statement that takes it back.
     """
 
     login: Any
@@ -76,6 +78,7 @@ class Reach:
     definers: list[Any]
     distributed: set[tuple[str, str]]
     without_set_config: list[str]
+    presets: list[Any]
 
     def of(self, start: Start) -> set[str]:
         """Return the names of the roles that are reached."""
@@ -142,7 +145,7 @@ _OWNERS = text(
     """
 )
 
-# Others than current_tenant(), which has its own place.
+# Others than ours, which have their own place.
 _OWNED = text(
     f"""
     SELECT 'function', n.nspname, min(p.proname),
@@ -150,7 +153,7 @@ _OWNED = text(
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE p.oid >= {_FIRST_OID} AND {_USER_SCHEMAS}
-    AND NOT (n.nspname = :schema AND p.proname = :function)
+    AND NOT (n.nspname = :schema AND p.proname = ANY (:functions))
     GROUP BY n.nspname, p.proowner
     UNION ALL
     SELECT 'view', n.nspname, min(c.relname),
@@ -256,6 +259,24 @@ _WITHOUT_SET_CONFIG = text(
     """
 )
 
+_PRESETS = text(
+    """
+    SELECT pg_catalog.split_part(s.item, '=', 1), pg_catalog.concat_ws(' ', 'ALTER',
+        CASE WHEN d.setrole = 0 THEN '' ELSE 'ROLE ' || pg_catalog.quote_ident(
+            pg_catalog.pg_get_userbyid(d.setrole)) END
+        || CASE WHEN d.setdatabase = 0 THEN ''
+            WHEN d.setrole = 0 THEN 'DATABASE ' ELSE ' IN DATABASE ' END
+        || CASE WHEN d.setdatabase = 0 THEN ''
+            ELSE pg_catalog.quote_ident(pg_catalog.current_database()) END)
+    FROM pg_catalog.pg_db_role_setting d
+    CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS s (item)
+    WHERE d.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database
+        WHERE datname = pg_catalog.current_database()))
+    AND pg_catalog.starts_with(pg_catalog.lower(s.item), :prefix)
+    AND NOT pg_catalog.starts_with(pg_catalog.lower(s.item), :tenant)
+    """
+)
+
 _HAS_CITUS = text(
     """
     SELECT n.nspname, pg_catalog.has_schema_privilege(n.oid, 'USAGE')
@@ -307,7 +328,7 @@ def read_reach(
             for row in rows(roles, "role_prefix", "tenants_role", "shared_role")
         ],
         owners={(kind, name): owner for kind, name, owner in rows(_OWNERS)},
-        owned=rows(_OWNED, schema=tenancy.schema, function=FUNCTION_NAME),
+        owned=rows(_OWNED, schema=tenancy.schema, functions=list(FUNCTIONS)),
         around=rows(_AROUND),
         open=rows(_OPEN),
         definers=rows(_DEFINERS, readers=list(readers)),
@@ -315,4 +336,9 @@ def read_reach(
         without_set_config=[
             row[0] for row in rows(_WITHOUT_SET_CONFIG, owners=list(owners))
         ],
+        presets=rows(
+            _PRESETS,
+            prefix=tenancy.setting.rpartition(".")[0] + ".",
+            tenant=tenancy.setting + "=",
+        ),
     )
