@@ -199,6 +199,27 @@ def test_a_tenant_is_deleted_with_its_rows(world: World) -> None:
     assert checksums(world.database, "globex") == others
 
 
+def test_a_limit_for_requests_is_none_for_all_rows(
+    plain: World, tmp_path: Path
+) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    path, settings = tmp_path / "acme.rows", {"statement_timeout": "5s"}
+    plain.database.execute(
+        "CREATE FUNCTION timeless() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " ASSERT current_setting('statement_timeout') = '0'; RETURN NULL; END $$;"
+        "CREATE TRIGGER timeless AFTER INSERT OR UPDATE OR DELETE ON payments"
+        " FOR EACH ROW EXECUTE FUNCTION timeless()"
+    )
+    manager = manager_of(plain, settings=settings)
+    manager.export_rows("acme", path)
+    manager.delete_rows("acme")
+    manager.import_rows("acme", path)
+    manager = plain_manager_of(plain, settings=settings)
+    manager.rename_tenant("acme", "initech")
+    assert manager.delete_tenant("initech", rows=True)["payments"] == 20
+
+
 def test_a_file_says_what_it_holds(plain: World, tmp_path: Path) -> None:
     fill(plain.database, "acme")
     plain.create("acme")

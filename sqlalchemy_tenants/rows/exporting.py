@@ -20,7 +20,7 @@ from .plan import (
     in_text,
     make_plan,
     require_metadata,
-    set_formats,
+    set_up,
 )
 from .results import (
     Progress,
@@ -59,7 +59,7 @@ def export_rows(
         execute_text(
             connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
         )
-        set_formats(connection)
+        set_up(connection)
         plan = make_plan(
             connection, metadata, manager.tenancy, tenant, "SELECT", admin=as_admin
         )

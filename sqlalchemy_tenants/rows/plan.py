@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 Privilege: TypeAlias = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
-# How values are printed and read, whatever the login, the database or the role says.
-_FORMATS = (
+# Whatever the manager, the login or the database says: how values are printed and read,
+# and that a limit for requests is none for all rows of a tenant.
+_SETTINGS = (
+    "SET LOCAL statement_timeout = 0",
     "SET LOCAL datestyle = 'ISO, MDY'",
     "SET LOCAL intervalstyle = 'postgres'",
     "SET LOCAL timezone = 'UTC'",
@@ -210,9 +212,10 @@ def require_role(
         )
 
 
-def set_formats(connection: Connection) -> None:
-    """Let values be printed and read in one way, in this transaction."""
-    execute_all(connection, _FORMATS)
+def set_up(connection: Connection) -> None:
+    """Let values be printed and read in one way, and statements take their time, in
+    this transaction."""
+    execute_all(connection, _SETTINGS)
 
 
 def make_plan(

@@ -19,6 +19,7 @@ from .plan import (
     make_plan,
     require_metadata,
     require_role,
+    set_up,
 )
 from .results import (
     Progress,
@@ -52,6 +53,7 @@ def delete_rows(
         explaining("deletion", tenant),
         acting(manager, tenant, as_admin) as connection,
     ):
+        set_up(connection)
         plan = make_plan(
             connection, metadata, manager.tenancy, tenant, "DELETE", admin=as_admin
         )
@@ -68,6 +70,7 @@ def delete_tenant_and_rows(
     # narrowed to the tenant; one transaction for its rows and its role
     with explaining("deletion", tenant), manager.admin_session(tenant) as session:
         connection, tenancy = session.connection(), manager.tenancy
+        set_up(connection)
         require_role(connection, tenant, manager)
         plan = make_plan(connection, metadata, tenancy, tenant, "DELETE", admin=True)
         lock(connection, plan)

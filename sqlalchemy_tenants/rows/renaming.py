@@ -13,7 +13,7 @@ from ..exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from ..policies import quote_name
 from ..scope import INSUFFICIENT_PRIVILEGE, execute_text, quote, sqlstate
 from ..tenancy import Tenancy, TenantId, tenant_text
-from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata
+from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata, set_up
 from .removing import at_once, lock, told
 from .results import Progress, RowCounts, RowsError, explaining, require_progress
 
@@ -40,6 +40,7 @@ def rename_tenant(
     # across tenants: a row that changes its tenant is not a row of either alone
     with explaining("renaming", old), manager.admin_session() as session:
         connection = session.connection()
+        set_up(connection)
         if has_role:
             _require_roles(connection, old, new, tenancy)
         plan = make_plan(connection, metadata, tenancy, old, "UPDATE", admin=True)
