@@ -52,6 +52,16 @@ def test_an_application_loads_the_check_only_to_check() -> None:
     )
 
 
+def test_an_application_loads_rows_only_to_move_them() -> None:
+    python(
+        "import sqlalchemy_tenants.aio.managers, sys\n"
+        "assert not any('tenants.rows' in name for name in sys.modules)\n"
+        "import sqlalchemy_tenants.rows\n"
+        "unwanted = {'alembic', 'sqlglot', 'psycopg', 'asyncpg'}\n"
+        "assert not unwanted & set(sys.modules)"
+    )
+
+
 def test_an_application_without_a_context_does_not_load_it() -> None:
     python(
         "import sqlalchemy_tenants.aio.managers, sys\n"
