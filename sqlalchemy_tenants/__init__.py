@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from alembic_ext.directives import get_process_revision_directives
 
     from .database.findings import Finding
+    from .tenant_filter import TenantFilter
 
 __all__ = [
     "AdminSession",
@@ -36,6 +37,7 @@ __all__ = [
     "Tenancy",
     "TenancyError",
     "TenantAlreadyExists",
+    "TenantFilter",
     "TenantId",
     "TenantMixin",
     "TenantNotFound",
@@ -49,11 +51,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # what an application does not load: the check, and what needs Alembic
+    # what not every application loads: the check, the filter, and what needs Alembic
     if name == "Finding":
         from .database.findings import Finding
 
         return Finding
+    if name == "TenantFilter":
+        from .tenant_filter import TenantFilter
+
+        return TenantFilter
     if name == "get_process_revision_directives":
         from alembic_ext.directives import get_process_revision_directives
 

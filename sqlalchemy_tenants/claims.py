@@ -13,6 +13,7 @@ outlives the session then, so the values are read before, and set back after it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet, ref
 
@@ -33,6 +34,9 @@ from .scope import (
     sqlstate,
     suspended_sql,
 )
+
+#: Called with each claim; see :class:`.TenantFilter`.
+watchers: list[Callable[[Claim], object]] = []
 
 # Keys of Connection.info, which lives as long as the driver's connection.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
@@ -162,6 +166,12 @@ class Claim:
             and connection.connection.is_valid
         )
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether statements on the connection are those of its scope."""
+        connection = self._connection
+        return connection is not None and claim_at_work(connection) is self
+
     def leave(self, connection: Connection, transaction: SessionTransaction) -> None:
         """End a session's part in the claim. The last one sets back what a transaction
         that goes on had before.
@@ -213,6 +223,7 @@ def claim_transaction(
         _require_same(claim, connection, scope)
         if joined is not None and claim._holders is not None:
             claim._holders.add(joined)
+        _tell(claim)
         return claim
     if joined is None or root is None:
         claim = Claim(scope, connection, root)
@@ -221,7 +232,13 @@ def claim_transaction(
         assert claim._holders is not None
         claim._holders.add(joined)
     info[_CLAIM_KEY] = claim
+    _tell(claim)
     return claim
+
+
+def _tell(claim: Claim) -> None:
+    for watch in watchers:
+        watch(claim)
 
 
 def claim_at_work(connection: Connection) -> Claim | None:

@@ -516,7 +516,7 @@ class PostgresManager(DBManager):
 
     def _require_kept(self, operation: str, tenant: TenantId) -> None:
         tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
-        if self._isolation == "shared":
+        if self._isolation != "role":
             raise ScopeError(
                 f"{operation}: under isolation='shared' the database keeps rows of "
                 f"tenants but no tenants, and every login of the application opens all "

@@ -49,7 +49,9 @@ class ScopedSession(Session):
         each transaction.
     :param tenant_criteria: whether ORM statements say ``tenant = 'acme'`` for the
         models with a mark by themselves, so that PostgreSQL plans for this tenant and
-        not for one of average size. The policies hold with and without.
+        not for one of average size. The policies hold with and without. Off unless said
+        otherwise: it takes 40 to 50 µs of Python for each ORM statement, and most
+        queries gain nothing.
     """
 
     # What a subclass has whose __init__() does not call ours: it is refused.
@@ -472,6 +474,16 @@ def _chooser(
     return choose
 
 
+def not_begun_error(tenant: TenantId | None = None) -> ScopeError:
+    """Return the error of a bound manager whose connection is in no transaction."""
+    return ScopeError(
+        "the connection that the manager is bound to is in no transaction that could "
+        "be rolled back, so that what happens on it would stay; begin one first: with "
+        "connection.begin() as transaction, and transaction.rollback() at the end",
+        tenant=tenant,
+    )
+
+
 # insert=True: before a listener of the application's, whose statements would begin the
 # transaction without the scope
 @event.listens_for(ScopedSession, "after_begin", propagate=True, insert=True)
@@ -508,16 +520,6 @@ def _enter(
         if refusal is error:
             raise
         raise refusal from error
-
-
-def not_begun_error(tenant: TenantId | None = None) -> ScopeError:
-    """Return the error of a bound manager whose connection is in no transaction."""
-    return ScopeError(
-        "the connection that the manager is bound to is in no transaction that could "
-        "be rolled back, so that what happens on it would stay; begin one first: with "
-        "connection.begin() as transaction, and transaction.rollback() at the end",
-        tenant=tenant,
-    )
 
 
 def _leave(session: Session, transaction: SessionTransaction) -> None:
