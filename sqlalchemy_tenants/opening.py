@@ -105,10 +105,8 @@ def confine(connection: Connection, scope: Scope) -> None:
             claim_transaction(connection, scope, None)
             enter_scope(connection, scope)
         except BaseException as error:
-            try:
-                refusal = refuse(error, connection, scope)
-            finally:
-                connection.close()
+            refusal = refuse(error, connection, scope)
+            connection.close()
             if refusal is error:
                 raise
             raise refusal from error
