@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import ForeignKeyConstraint
 
-from sqlalchemy_tenants.database import catalog
 from sqlalchemy_tenants.database.expected import admitted
 from sqlalchemy_tenants.database.reach import read_readers
 from sqlalchemy_tenants.database.same import frozen_constants
+from sqlalchemy_tenants.database.views import read_views
 from sqlalchemy_tenants.declare import TenantTable, leading_columns, mark_of
 from sqlalchemy_tenants.policies import (
     current_tenant_sql,
@@ -202,7 +202,7 @@ def check_views(comparisons: Sequence[Comparison]) -> None:
         if isinstance(mark, TenantTable)
     }
     found: dict[tuple[str, str], list[str]] = {}
-    for view in catalog.read_views(comparison.connection, comparison.tenancy):
+    for view in read_views(comparison.connection, comparison.tenancy):
         if view.table in tables:
             name = quote_qualified(view.schema, view.name)
             remedy = (

@@ -100,7 +100,7 @@ def _rls(tenant: str) -> Sequence[str]:
     ]
 
 
-#: The baseline, and ours with the condition that sessions add with ``criteria_for``.
+#: The baseline, and ours with the condition of sessions with ``tenant_criteria``.
 PLAIN, CONDITION = "WHERE by hand", "shared and a condition"
 
 #: By the name that the tables have.

@@ -15,6 +15,7 @@ from .exceptions import (
     TenancyError,
     TenantAlreadyExists,
     TenantNotFound,
+    TenantSuspended,
 )
 from .policies import Policy
 from .session import AdminSession, TenantSession
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from .context import context_value
     from .database.findings import Finding
+    from .tenant_filter import TenantFilter
 
 __all__ = [
     "AdminSession",
@@ -36,10 +38,12 @@ __all__ = [
     "Tenancy",
     "TenancyError",
     "TenantAlreadyExists",
+    "TenantFilter",
     "TenantId",
     "TenantMixin",
     "TenantNotFound",
     "TenantSession",
+    "TenantSuspended",
     "context_value",
     "get_process_revision_directives",
     "shared_table",
@@ -58,6 +62,10 @@ def __getattr__(name: str) -> Any:
         from .database.findings import Finding
 
         return Finding
+    if name == "TenantFilter":
+        from .tenant_filter import TenantFilter
+
+        return TenantFilter
     if name == "get_process_revision_directives":
         from alembic_ext.directives import get_process_revision_directives
 

@@ -13,6 +13,7 @@ outlives the session then, so the values are read before, and set back after it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet, ref
 
@@ -32,7 +33,11 @@ from .scope import (
     require_transaction,
     set_local,
     sqlstate,
+    suspended_sql,
 )
+
+#: Called with each claim; see :class:`.TenantFilter`.
+watchers: list[Callable[[Claim], object]] = []
 
 # Keys of Connection.info, which lives as long as the driver's connection.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
@@ -50,24 +55,30 @@ class _Before(NamedTuple):
     """What a transaction had before a session joined it.
 
     :param parameters: names and texts of the others that the session sets.
+    :param suspended: whether the session's tenant is, which nobody could ask in a
+        transaction that is aborted.
     """
 
     role: str
     search_path: str
     parameters: tuple[tuple[str, str], ...]
+    suspended: bool
 
     @classmethod
     def read(cls, connection: Connection, scope: Scope) -> _Before:
         setting = () if scope.setting is None else (scope.setting,)
         names = [name for name, _ in (*setting, *scope.values)]
-        shown = ", ".join(
+        shown = [
             f"pg_catalog.current_setting({quote_literal(each)}, true)"
             for each in ("role", "search_path", *names)
-        )
-        role, path, *texts = list(execute_text(connection, f"SELECT {shown}").one())
+        ]
+        # the shared roles belong to no tenant that could be suspended
+        shown.append("false" if setting else suspended_sql(quote_literal(scope.role)))
+        query = f"SELECT {', '.join(shown)}"
+        role, path, *texts, suspended = list(execute_text(connection, query).one())
         # one that was never used is NULL, and cannot be so again
         values = (text or "" for text in texts)
-        return cls(role, path, tuple(zip(names, values, strict=True)))
+        return cls(role, path, tuple(zip(names, values, strict=True)), suspended)
 
     def statements(self) -> list[str]:
         """Return what sets all of it back."""
@@ -131,6 +142,11 @@ class Claim:
             self._holders = WeakSet()
 
     @property
+    def suspended(self) -> bool:
+        """Whether the tenant was suspended when a session joined a transaction."""
+        return self._before is not None and self._before.suspended
+
+    @property
     def _connection(self) -> Connection | None:
         at = self._at()
         return at.connection if isinstance(at, RootTransaction) else at
@@ -148,6 +164,12 @@ class Claim:
             # the pool has not taken it back past the Connection
             and connection.connection.is_valid
         )
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether statements on the connection are those of its scope."""
+        connection = self._connection
+        return connection is not None and claim_at_work(connection) is self
 
     def leave(self, connection: Connection, transaction: SessionTransaction) -> None:
         """End a session's part in the claim. The last one sets back what a transaction
@@ -200,6 +222,7 @@ def claim_transaction(
         _require_same(claim, connection, scope)
         if joined is not None and claim._holders is not None:
             claim._holders.add(joined)
+        _tell(claim)
         return claim
     if joined is None or root is None:
         claim = Claim(scope, connection, root)
@@ -208,7 +231,24 @@ def claim_transaction(
         assert claim._holders is not None
         claim._holders.add(joined)
     info[_CLAIM_KEY] = claim
+    _tell(claim)
     return claim
+
+
+def _tell(claim: Claim) -> None:
+    for watch in watchers:
+        watch(claim)
+
+
+def claim_at_work(connection: Connection) -> Claim | None:
+    """Return the claim of whoever works on a connection, ``None`` for nobody."""
+    if connection.closed or connection.invalidated:
+        return None
+    claim: Claim | None = connection.info.get(_CLAIM_KEY)
+    if claim is None or not claim._is_living():
+        return None
+    # its sessions may be gone, and have not said so
+    return None if claim._holders is not None and not claim._holders else claim
 
 
 def _require_same(claim: Claim, connection: Connection, scope: Scope) -> None:

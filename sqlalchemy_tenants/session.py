@@ -15,13 +15,11 @@ from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, e
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
     IdentityMap,
-    ORMExecuteState,
     Session,
     SessionTransaction,
-    with_loader_criteria,
 )
-from sqlalchemy.sql.base import ExecutableOption
 
+from .arguments import require_flag
 from .claims import Claim, claim_transaction
 from .drivers import driver_of
 from .exceptions import ScopeError
@@ -55,10 +53,11 @@ class ScopedSession(Session):
 
     :param scope: the scope, or a function that is asked for it at the beginning of
         each transaction.
-    :param criteria_for: a class that models with an attribute ``tenant`` inherit from,
-        as :class:`.TenantMixin`. ORM statements then say ``tenant = 'acme'`` for these
-        models by themselves, so that PostgreSQL plans for this tenant and not for one
-        of average size. The policies hold with and without.
+    :param tenant_criteria: whether ORM statements say ``tenant = 'acme'`` for the
+        models with a mark by themselves, so that PostgreSQL plans for this tenant and
+        not for one of average size. The policies hold with and without. Off unless said
+        otherwise: it takes 40 to 50 µs of Python for each ORM statement, and most
+        queries gain nothing.
     """
 
     # What a subclass has whose __init__() does not call ours: it is refused.
@@ -70,6 +69,8 @@ class ScopedSession(Session):
     _root_at_hand: RootTransaction | None = None
     _entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None = None
     _joins = False
+    #: Whether to refuse a transaction of the session's own, which it would commit.
+    joins_only = False
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ScopedSession(Session):
         *,
         scope: Scope | Callable[[], Scope],
         twophase: bool = False,
-        criteria_for: type[Any] | None = None,
+        tenant_criteria: bool = False,
         **kw: Any,
     ) -> None:
         chosen = scope if isinstance(scope, Scope) else None
@@ -91,8 +92,11 @@ class ScopedSession(Session):
         else:
             self._choose = scope
             event.listen(self, "after_transaction_create", _choose_scope)
-        if criteria_for is not None:
-            self._listen_for_criteria(criteria_for)
+        if require_flag("tenant_criteria", tenant_criteria):
+            from .criteria import add_criteria  # where somebody wants them
+
+            # of this session only: a statement without it costs nothing
+            event.listen(self, "do_orm_execute", add_criteria)
         if isinstance(bind, Engine):
             driver_of(bind.dialect).register(bind.dialect)
 
@@ -329,26 +333,6 @@ class ScopedSession(Session):
                 tenant=found.tenant,
             )
 
-    # --- criteria ---
-
-    def _listen_for_criteria(self, model: type[Any]) -> None:
-        # of this session only: a statement without it costs nothing
-        if self._choose is not None:
-            require_tenant_attribute(model)
-
-            def add(state: ORMExecuteState) -> None:
-                _add_criteria(state, _tenant_criteria(model, self.scope.tenant))
-
-        elif self._scope is not None and self._scope.tenant is not None:
-            criteria = _tenant_criteria(model, self._scope.tenant)
-
-            def add(state: ORMExecuteState) -> None:
-                _add_criteria(state, criteria)
-
-        else:
-            return
-        event.listen(self, "do_orm_execute", add)
-
 
 def _without_scope(session: ScopedSession) -> ScopeError:
     if session._choose is None:
@@ -396,7 +380,7 @@ class TenantSession(ScopedSession):
     :param settings: parameters of PostgreSQL, as in ``{"statement_timeout": "5s"}``,
         set likewise; or a function that is asked for them, with the tenant, at the
         beginning of each transaction where ``tenant`` is a function, and else once.
-    :param kw: ``criteria_for`` of :class:`ScopedSession`, and further arguments of
+    :param kw: ``tenant_criteria`` of :class:`ScopedSession`, and further arguments of
         :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
@@ -535,35 +519,14 @@ def _chooser(
     return choose
 
 
-def require_tenant_attribute(model: type[Any]) -> None:
-    """Refuse a class for ``criteria_for`` that has no attribute ``tenant``."""
-    # not hasattr(), which would evaluate what a mixin declares for its subclasses
-    if not any(
-        "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
-        for each in model.__mro__
-    ):
-        raise TypeError(
-            f"criteria_for={model.__name__} has no attribute 'tenant'; name a class "
-            f"that has one, as TenantMixin"
-        )
-
-
-def _tenant_criteria(model: type[Any], tenant: TenantId | None) -> ExecutableOption:
-    require_tenant_attribute(model)
-    return with_loader_criteria(
-        model, lambda cls: cls.tenant == tenant, include_aliases=True
+def not_begun_error(tenant: TenantId | None = None) -> ScopeError:
+    """Return the error of a bound manager whose connection is in no transaction."""
+    return ScopeError(
+        "the connection that the manager is bound to is in no transaction that could "
+        "be rolled back, so that what happens on it would stay; begin one first: with "
+        "connection.begin() as transaction, and transaction.rollback() at the end",
+        tenant=tenant,
     )
-
-
-def _add_criteria(state: ORMExecuteState, criteria: ExecutableOption) -> None:
-    # the option goes with rows that were loaded to what they load later
-    if (
-        state.is_orm_statement
-        and (state.is_select or state.is_update or state.is_delete)
-        and not state.is_column_load
-        and not state.is_relationship_load
-    ):
-        state.statement = state.statement.options(criteria)
 
 
 # insert=True: before a listener of the application's, whose statements would begin the
@@ -579,20 +542,24 @@ def _enter(
     scope = session._scope
     root = connection.get_transaction()
     assert root is not None
-    claim = None
+    claim = joined = None
     try:
         if scope is None:
             raise _without_scope(session)
-        joined = None
         if session.joins(connection, root):
             joined = transaction
             session.listen_for_end()
+        elif session.joins_only:
+            raise not_begun_error(scope.tenant)
         claim = claim_transaction(connection, scope, root, joined)
         enter_scope(connection, scope)
         session.note_entry(transaction, connection, root, claim)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it
-        refusal = refuse(error, connection, scope)
+        suspended = None
+        if joined is not None:
+            suspended = claim is not None and claim.suspended
+        refusal = refuse(error, connection, scope, suspended)
         if claim is not None:
             claim.cancel(connection, transaction)
         if refusal is error:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Connection,
     RootTransaction,
     create_engine,
-    delete,
     event,
     insert,
     select,
@@ -31,14 +30,12 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import (
     Session,
     SessionTransaction,
-    aliased,
-    selectinload,
     sessionmaker,
 )
 from sqlalchemy.orm.exc import StaleDataError
 
 from servers import Database
-from sqlalchemy_tenants import ScopeError, TenantMixin, TenantNotFound, TenantSession
+from sqlalchemy_tenants import ScopeError, TenantNotFound, TenantSession
 from tenancy import (  # noqa: F401
     Base,
     Comment,
@@ -969,67 +966,3 @@ engine.dispose()
     command = [sys.executable, "-c", program, migrated.app_url]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("acme\n", "")
-
-
-# --- criteria_for --------------------------------------------------------------------
-
-
-@on_each_driver
-def test_orm_statements_name_their_tenant(seeded: World, world: World) -> None:
-    engine = world.engine()
-    sent = statements(engine)
-    alias = aliased(Note)
-    each = (
-        select(Note),
-        select(Note.body).where(Note.id > 0),
-        select(alias),
-        select(Comment).join(Note.comments),
-        select(Note).options(selectinload(Note.comments)),
-        update(Note).values(body=Note.body),
-        delete(Comment),
-    )
-    # in turns: what SQLAlchemy keeps of a statement must not keep the tenant
-    for tenant, own in (("acme", ACME), ("globex", GLOBEX), ("acme", ACME)):
-        with world.session(tenant, engine, criteria_for=TenantMixin) as session:
-            for statement in each:
-                del sent[:]
-                session.execute(statement)
-                assert sent
-                assert all(
-                    ".tenant = %(" in text or "tenant = $" in text for text in sent
-                ), sent
-            assert bodies(session) == own
-            session.commit()
-            note = session.scalars(select(Note)).first()
-            assert note is not None
-            assert note.comments == []
-            session.expire_all()
-            assert note.tenant == tenant
-            assert session.get(Note, note.id, populate_existing=True) is note
-
-
-@on_each_driver
-def test_a_statement_for_another_tenant_finds_nothing(
-    seeded: World, world: World
-) -> None:
-    """The criteria add to the policies, and to the statement's own conditions."""
-    with world.session("acme", world.engine(), criteria_for=TenantMixin) as session:
-        other = select(Note).where(Note.tenant == "globex")
-        assert session.scalars(other).all() == []
-        assert session.execute(text("TABLE notes")).all()
-
-
-@on_each_driver
-def test_without_criteria_statements_stay_as_they_are(
-    seeded: World, world: World
-) -> None:
-    engine = world.engine()
-    sent = statements(engine)
-    with world.session("acme", engine) as session:
-        session.execute(select(Note.id))
-    assert sent == ["SELECT notes.id \nFROM notes"]
-
-
-def test_criteria_need_a_class_with_a_tenant() -> None:
-    with pytest.raises(TypeError, match=r"criteria_for=Base has no attribute 'tenant'"):
-        TenantSession(tenant="acme", criteria_for=Base)

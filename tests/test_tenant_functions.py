@@ -25,7 +25,6 @@ from sqlalchemy_tenants import (
     AdminSession,
     InvalidTenant,
     ScopeError,
-    TenantMixin,
     TenantNotFound,
     TenantSession,
 )
@@ -79,7 +78,7 @@ def open_session(world: World, current: Any, engine: Any = None, **kw: Any) -> A
 def test_each_transaction_asks(seeded: World, world: World) -> None:
     current = Current()
     engine = world.engine()
-    with open_session(world, current, engine, criteria_for=TenantMixin) as session:
+    with open_session(world, current, engine, tenant_criteria=True) as session:
         for _ in range(2):
             for tenant, seen in (("acme", ACME), ("globex", GLOBEX)):
                 for end in (session.commit, session.rollback, session.close):
@@ -268,8 +267,6 @@ def test_what_has_to_be_awaited_is_refused() -> None:
         session.begin()
     with pytest.raises(InvalidTenant):
         AdminSession(tenant=lambda: "acme")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="criteria_for"):
-        TenantSession(tenant=lambda: "acme", criteria_for=Note.__table__.__class__)
 
 
 @on_each_driver

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sqlalchemy import Connection, text
 
 from ..policies import Command, Policy, role_set
+from ..scope import suspended_sql
 from ..tenancy import FUNCTION_NAME, FUNCTIONS, Tenancy
 
 ObjectType: TypeAlias = Literal[
@@ -54,23 +55,6 @@ class Dependency(NamedTuple):
     schema: str
     table: str
     column: str | None
-
-
-class View(NamedTuple):
-    """A view that reads a table with the rights of the view's owner.
-
-    :param table: schema and name of the table, which it may read through other views.
-    :param holders: who holds privileges on the view, its owner aside.
-    :param owner_reads: whether the view's owner is exempt from the policies of other
-        owners' tables: a superuser, or with ``BYPASSRLS``, or with the admin role.
-    """
-
-    schema: str
-    name: str
-    table: tuple[str, str]
-    materialized: bool
-    holders: list[str]
-    owner_reads: bool
 
 
 class Membership(NamedTuple):
@@ -229,6 +213,7 @@ class TenantState:
 
     role: RoleState
     logins: tuple[str, ...]
+    suspended: bool
 
 
 def _role(oid: str) -> str:
@@ -303,11 +288,6 @@ def _role_state(role: str) -> str:
 _FIRST_OID = 16384
 
 _USER_SCHEMAS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-
-#: Whether a view ``v`` reads with the rights of its owner.
-_READS_AS_OWNER = """NOT EXISTS (
-    SELECT FROM pg_catalog.pg_options_to_table(v.reloptions) o
-    WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)"""
 
 
 def holders(relation: str) -> str:
@@ -584,40 +564,12 @@ _TENANTS = text(
         -- the creator of a role has ADMIN alone; before 16 ADMIN gave everything
         WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
             (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
-        ORDER BY login.rolname)
+        ORDER BY login.rolname), {suspended_sql("tenant.rolname")}
     FROM pg_catalog.pg_auth_members m
     JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
     JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member
     WHERE tenants.rolname = :tenants_role
     AND pg_catalog.starts_with(tenant.rolname, :role_prefix)
-    """
-)
-
-_VIEWS = text(
-    f"""
-    WITH RECURSIVE direct AS (
-        SELECT DISTINCT w.ev_class AS view, d.refobjid AS source
-        FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid AND w.ev_class <> d.refobjid
-        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-        AND d.refclassid = 'pg_catalog.pg_class'::regclass
-    ), reads AS (
-        SELECT view, source FROM direct
-        UNION SELECT reads.view, direct.source
-        FROM reads JOIN direct ON direct.view = reads.source
-    )
-    SELECT vn.nspname, v.relname, n.nspname, c.relname, v.relkind = 'm',
-        {holders("v")},
-        owner.rolsuper OR owner.rolbypassrls
-        OR coalesce(pg_catalog.pg_has_role(owner.oid, admin.oid, 'USAGE'), false)
-    FROM reads
-    JOIN pg_catalog.pg_class v ON v.oid = reads.view AND v.relkind IN ('v', 'm')
-    JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
-    JOIN pg_catalog.pg_class c ON c.oid = reads.source AND c.relkind IN ('r', 'p')
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_roles owner ON owner.oid = v.relowner
-    LEFT JOIN pg_catalog.pg_roles admin ON admin.rolname = :admin_role
-    WHERE {_USER_SCHEMAS} AND {_READS_AS_OWNER}
     """
 )
 
@@ -762,18 +714,11 @@ def read_tenants(connection: Connection, tenancy: Tenancy) -> dict[str, TenantSt
         _TENANTS,
         {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix},
     )
-    tenants = (TenantState(_as_role(loads(role)), tuple(ls)) for role, ls in rows)
+    tenants = (
+        TenantState(_as_role(loads(role)), tuple(logins), suspended)
+        for role, logins, suspended in rows
+    )
     return {tenant.role.name: tenant for tenant in tenants}
-
-
-def read_views(connection: Connection, tenancy: Tenancy) -> list[View]:
-    """Read the views that read a table with the rights of their owner, directly or
-    through other views; one query."""
-    rows = connection.execute(_VIEWS, {"admin_role": tenancy.admin_role})
-    return [
-        View(schema, name, (table_schema, table), *rest)
-        for schema, name, table_schema, table, *rest in rows
-    ]
 
 
 def _as_role(facts: dict[str, Any]) -> RoleState:

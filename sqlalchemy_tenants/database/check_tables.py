@@ -15,10 +15,11 @@ from ..policies import (
     quote_qualified,
 )
 from ..tenancy import Tenancy
-from .catalog import TableState, View
+from .catalog import TableState
 from .checked import Checked
 from .expected import admitted, altered_policies, readers
 from .findings import REPAIR, UPGRADE, Finding, Severity, error, warning
+from .views import View
 
 
 def check_distributed(checked: Checked) -> Iterator[Finding]:

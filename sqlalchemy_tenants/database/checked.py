@@ -22,10 +22,11 @@ from ..policies import (
 from ..roles import list_tenants
 from ..tenancy import Isolation, Tenancy
 from . import catalog
-from .catalog import Catalog, TableState, View
+from .catalog import Catalog, TableState
 from .expected import Expected, admitted, altered_policies, readers
 from .reach import Reach, Start, read_reach, read_readers
 from .same import compare_expressions, questions_of
+from .views import View, read_views
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Checked:
 
     @cached_property
     def views(self) -> list[View]:
-        return catalog.read_views(self.connection, self.tenancy)
+        return read_views(self.connection, self.tenancy)
 
     @cached_property
     def marked(self) -> dict[tuple[str, str], Mark | None]:
