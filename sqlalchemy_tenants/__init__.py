@@ -18,6 +18,7 @@ from .exceptions import (
 )
 from .policies import Policy
 from .session import AdminSession, TenantSession
+from .statements import DML
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .database.findings import Finding
 
 __all__ = [
+    "DML",
     "AdminSession",
     "Finding",
     "InvalidTenant",

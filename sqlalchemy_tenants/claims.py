@@ -32,6 +32,7 @@ from .scope import (
     require_transaction,
     sqlstate,
 )
+from .statements import check_joined
 
 # Keys of Connection.info, which lives as long as the driver's connection.
 _CLAIM_KEY = "sqlalchemy_tenants.claim"
@@ -275,10 +276,13 @@ def _set_back(connection: Connection, outer: _Outer) -> None:
         raise
 
 
-def _at_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+def _at_statement(
+    connection: Connection, cursor: Any, statement: str, *more: Any
+) -> None:
     outer = _outer(connection)
     if outer is None:
         return
+    check_joined(connection, cursor, statement, *more)
     claim: Claim | None = connection.info.get(_CLAIM_KEY)
     if claim is not None and not claim._is_living():
         claim = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, MetaData, RootTransaction
 from . import roles
 from .arguments import require_flag, require_name
 from .declare import require_tenant_of
+from .drivers import driver_of
 from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from .opening import Connecting, Opening, confine
 from .options import (
@@ -26,6 +27,7 @@ from .options import (
 from .refusals import noting
 from .scope import Scope, tenant_scope
 from .session import AdminSession, ScopedSession, TenantSession
+from .statements import require_words
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any],
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
+        allow_statements: frozenset[str] | None = None,
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -121,6 +124,7 @@ class PostgresManager(DBManager):
         self._session_options = session_options
         self._session_class = session_class
         self._create_if_missing = create_if_missing
+        self._words = allow_statements
         self._login_name: str | None = None
 
     @classmethod
@@ -136,6 +140,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any] | None = None,
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
+        allow_statements: Set[str] | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager.
@@ -157,7 +162,11 @@ class PostgresManager(DBManager):
         :param create_if_missing: whether :meth:`new_session` creates a tenant that does
             not exist, unless it is told otherwise. Say ``False`` where requests name
             the tenant: a late request of a deleted tenant would create it again.
-        :raises ScopeError: for an engine of another database than PostgreSQL.
+        :param allow_statements: what statements of sessions and connections of tenants
+            may begin with, as :data:`.DML`, against injected SQL; ``None`` for all of
+            them.
+        :raises ScopeError: for an engine of another database than PostgreSQL, or of a
+            driver that ``allow_statements`` cannot be held on.
         :raises TypeError: for an argument of another type, as an async engine.
         """
         require_known(unknown)
@@ -170,6 +179,9 @@ class PostgresManager(DBManager):
         require_engines(engine, admin_engine)
         configured = None if metadata is None else Tenancy.of(metadata)
         options = require_session_options(session_options)
+        words = require_words(allow_statements)
+        if words is not None:
+            driver_of(engine.dialect).require_guard(engine.dialect)
         return cls(
             engine,
             schema=schema,
@@ -180,6 +192,7 @@ class PostgresManager(DBManager):
             session_options=options,
             session_class=require_session_class(session_class, TenantSession),
             create_if_missing=require_flag("create_if_missing", create_if_missing),
+            allow_statements=words,
         )
 
     def new_session(
@@ -382,13 +395,16 @@ class PostgresManager(DBManager):
     def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""
         require_tenant_of(tenant, self._metadata)
-        return {
+        kw = {
             **self._session_options,
             "tenant": tenant,
             "isolation": self._isolation,
             "schema": self._schema,
             "tenancy": self._tenancy,
         }
+        if self._words is not None:
+            kw["allow_statements"] = self._words
+        return kw
 
     def admin_kw(self, tenant: TenantId | None) -> dict[str, Any]:
         """Return the arguments of an :class:`AdminSession`."""
@@ -410,6 +426,8 @@ class PostgresManager(DBManager):
         self, session: ScopedSession, *, create_if_missing: bool = False
     ) -> None:
         """Begin the first transaction of a session, creating its tenant if need be."""
+        if self._words is not None and isinstance(session, TenantSession):
+            session.require_statements(self._words)
         try:
             session.connection()
             return
@@ -425,7 +443,7 @@ class PostgresManager(DBManager):
 
     def start_connection(self, connection: Connection, scope: Scope) -> RootTransaction:
         """Confine a connection to ``scope``, and begin its first transaction."""
-        confine(connection, scope)
+        confine(connection, scope, self._words)
         return connection.begin()
 
     def _keeps(self, operation: str, *tenant_ids: TenantId) -> bool:

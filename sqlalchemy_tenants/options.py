@@ -30,7 +30,9 @@ def require_engines(engine: Engine, admin_engine: Engine) -> None:
 
 
 # Arguments of sessions that are the manager's own.
-_OWN_OPTIONS = frozenset({"bind", "scope", "tenant", "isolation", "schema", "tenancy"})
+_OWN_OPTIONS = frozenset(
+    {"bind", "scope", "tenant", "isolation", "schema", "tenancy", "allow_statements"}
+)
 
 
 def require_session_options(options: Mapping[str, Any] | None) -> dict[str, Any]:

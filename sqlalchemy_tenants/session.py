@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack
 from functools import wraps
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
@@ -26,6 +26,7 @@ from .drivers import driver_of
 from .exceptions import ScopeError
 from .refusals import add_note, refuse
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
+from .statements import guard_statements, release_statements, require_words
 from .tenancy import Isolation, Tenancy, TenantId
 
 _Bind: TypeAlias = Engine | Connection
@@ -49,6 +50,9 @@ class ScopedSession(Session):
 
     :param scope: the scope, or a function that is asked for it at the beginning of
         each transaction.
+    :param allow_statements: what statements may begin with, as :data:`.DML`; ``None``
+        for all of them. Another one gets a :class:`.ScopeError` and is not sent, and a
+        message to the server has one statement.
     :param criteria_for: a class that models with an attribute ``tenant`` inherit from,
         as :class:`.TenantMixin`. ORM statements then say ``tenant = 'acme'`` for these
         models by themselves, so that PostgreSQL plans for this tenant and not for one
@@ -63,6 +67,7 @@ class ScopedSession(Session):
     _root_at_hand: RootTransaction | None = None
     _entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None = None
     _joins = False
+    _words: frozenset[str] | None = None
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class ScopedSession(Session):
         *,
         scope: Scope | Callable[[], Scope],
         twophase: bool = False,
+        allow_statements: Set[str] | None = None,
         criteria_for: type[Any] | None = None,
         **kw: Any,
     ) -> None:
@@ -79,6 +85,10 @@ class ScopedSession(Session):
         if bind is not None and not isinstance(bind, _BIND):
             raise TypeError(f"bind is an Engine or a Connection, not {bind!r}")
         super().__init__(bind=bind, **kw)
+        if allow_statements is not None:
+            self._words = require_words(allow_statements)
+            if bind is not None:
+                driver_of(bind.dialect).require_guard(bind.dialect)
         if isinstance(scope, Scope):
             self._scope = scope
         else:
@@ -217,6 +227,14 @@ class ScopedSession(Session):
         entries = {} if transaction is None else self._entries(transaction)
         self._require_entry(connection, entries.get(connection))
 
+    def require_statements(self, words: frozenset[str]) -> None:
+        """Refuse a session of a class that did not hand ``allow_statements`` on."""
+        if self._words != words:
+            raise ScopeError(
+                f"{type(self).__name__} does not keep allow_statements; its __init__() "
+                f"must hand it on to that of TenantSession"
+            )
+
     def listen_for_end(self) -> None:
         """Call :meth:`leave_claims` when a transaction ends."""
         # of this session only: one that joins no transaction pays nothing for it
@@ -228,6 +246,9 @@ class ScopedSession(Session):
         """Set back what the connections of a transaction had before it joined them."""
         with ExitStack() as stack:
             for connection, (*_, claim) in self._entries(transaction).items():
+                if self._words is not None:
+                    # first: what comes after it are statements of ours
+                    release_statements(connection, transaction)
                 stack.callback(claim.leave, connection, transaction)
 
     @property
@@ -363,7 +384,8 @@ class TenantSession(ScopedSession):
     :param schema: the schema on the search path; ``None`` keeps the login's path and
         asks for it once a connection.
     :param tenancy: names of roles and setting.
-    :param kw: ``criteria_for`` of :class:`ScopedSession`, and further arguments of
+    :param kw: ``allow_statements`` and ``criteria_for`` of :class:`ScopedSession`, and
+        further arguments of
         :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
@@ -544,6 +566,8 @@ def _enter(
             session.listen_for_end()
         claim = claim_transaction(connection, scope, root, joined)
         enter_scope(connection, scope)
+        if session._words is not None:
+            guard_statements(connection, session._words, joined)
         session.note_entry(transaction, connection, root, claim)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it

@@ -7,7 +7,7 @@ Every decision is taken in :mod:`sqlalchemy_tenants.managers`, which runs here t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
@@ -117,6 +117,7 @@ class PostgresManager(DBManager):
         session_options: Mapping[str, Any] | None = None,
         session_class: type[AsyncTenantSession] = AsyncTenantSession,
         create_if_missing: bool = True,
+        allow_statements: Set[str] | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager; the parameters are those of the sync one, with async
@@ -146,6 +147,7 @@ class PostgresManager(DBManager):
             tenancy=tenancy,
             session_options=session_options,
             create_if_missing=create_if_missing,
+            allow_statements=allow_statements,
         )
         admin = engine if admin_engine is None else admin_engine
         return cls(engine, manager, admin, session_class, create_if_missing)

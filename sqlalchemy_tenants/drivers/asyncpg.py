@@ -14,7 +14,7 @@ from weakref import WeakSet
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
 from sqlalchemy import Connection, Dialect, event
 
-from . import Driver, driver_connection, log_once
+from . import Driver, driver_connection, log_once, prove_one_statement
 
 # What makes the adapter start its transaction. It never reaches the server.
 _START = "-- start the transaction"
@@ -76,6 +76,7 @@ class Asyncpg(Driver):
     def __init__(self) -> None:
         # asked with each session, and event.contains() takes its time
         self._registered: WeakSet[Dialect] = WeakSet()
+        self._is_proved = False
 
     def register(self, dialect: Dialect) -> None:
         """Let the connections that are opened from now on be ours."""
@@ -132,6 +133,17 @@ class Asyncpg(Driver):
         settings = driver_connection(connection).get_settings()
         login: str | None = getattr(settings, "session_authorization", None)
         return login or super().login(connection)
+
+    def require_guard(self, dialect: Dialect) -> None:
+        """The adapter prepares every statement, which takes one of them."""
+
+    def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
+        """Nothing is to be changed. What is prepared already is executed without a call
+        of this module, so it cannot check the words."""
+        if not self._is_proved:
+            prove_one_statement(connection)
+            self._is_proved = True
+        return False
 
 
 def _choose_connection_class(
