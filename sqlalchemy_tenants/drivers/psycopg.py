@@ -65,28 +65,20 @@ class _BasePsycopg(Driver):
     def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
         """Let the connection open cursors that check what they send."""
         raw = driver_connection(connection)
-        for name in _FACTORIES:
-            factory = getattr(raw, name)
-            own = getattr(factory, "plain", factory)
-            if own not in _PLAIN:
-                raise ScopeError(
-                    f"allow_statements: the connection has a {name} of its own, "
-                    f"{factory.__name__}, and nobody knows what that sends; leave it "
-                    f"out of connect_args"
-                )
-            setattr(raw, name, _guarded(own, words))
+        raw.cursor_factory, raw.server_cursor_factory = _guarded(
+            raw.cursor_factory, raw.server_cursor_factory, words
+        )
         if not self._is_proved:
             prove_one_statement(connection)
             self._is_proved = True
         return True
 
     def unguard(self, driver_connection: Any) -> None:
-        for name in _FACTORIES:
-            factory = getattr(driver_connection, name)
-            setattr(driver_connection, name, getattr(factory, "plain", factory))
+        raw = driver_connection
+        raw.cursor_factory = _plain(raw.cursor_factory)
+        raw.server_cursor_factory = _plain(raw.server_cursor_factory)
 
 
-_FACTORIES = ("cursor_factory", "server_cursor_factory")
 _PLAIN = (
     psycopg.Cursor,
     psycopg.ServerCursor,
@@ -102,6 +94,8 @@ class _OneStatement:
     at once. ``_execute_send()`` is not documented; where a version does not call it,
     :func:`.prove_one_statement` finds out.
     """
+
+    __slots__ = ()
 
     words: frozenset[str] | None
 
@@ -120,10 +114,29 @@ class _OneStatement:
 
 
 @cache
-def _guarded(plain: type[Any], words: frozenset[str] | None) -> type[Any]:
-    """Return the class of cursors that send ``words``, in place of ``plain``."""
-    name = f"Guarded{plain.__name__}"
-    return type(name, (_OneStatement, plain), {"words": words, "plain": plain})
+def _guarded(
+    cursor: type[Any], server_cursor: type[Any], words: frozenset[str] | None
+) -> list[type[Any]]:
+    """Return classes of cursors that send ``words``, in place of those given."""
+    guarded = []
+    for each in (cursor, server_cursor):
+        plain = _plain(each)
+        if plain not in _PLAIN:
+            raise ScopeError(
+                f"allow_statements: the connection has cursors of its own, "
+                f"{plain.__name__}, and nobody knows what they send; leave them out of "
+                f"connect_args"
+            )
+        namespace = {"__slots__": (), "words": words, "plain": plain}
+        guarded.append(
+            type(f"Guarded{plain.__name__}", (_OneStatement, plain), namespace)
+        )
+    return guarded
+
+
+def _plain(cursor: type[Any]) -> type[Any]:
+    """Return the class that a guarded one stands for."""
+    return getattr(cursor, "plain", cursor)
 
 
 class Psycopg(_BasePsycopg):
