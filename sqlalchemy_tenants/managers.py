@@ -164,7 +164,7 @@ class PostgresManager(DBManager):
             the tenant: a late request of a deleted tenant would create it again.
         :param allow_statements: what statements of sessions and connections of tenants
             may begin with, as :data:`.DML`, against injected SQL; ``None`` for all of
-            them.
+            them. :meth:`check` tells what it needs of the database.
         :raises ScopeError: for an engine of another database than PostgreSQL, or of a
             driver that ``allow_statements`` cannot be held on.
         :raises TypeError: for an argument of another type, as an async engine.
@@ -385,6 +385,7 @@ class PostgresManager(DBManager):
                 self._metadata,
                 self._isolation,
                 self._schema,
+                allow_statements=self._words is not None,
             )
         if strict:
             require_no_errors(findings)
