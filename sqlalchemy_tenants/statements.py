@@ -42,8 +42,8 @@ _KNOWN = DML.union(
     )
 )
 
-# White space of PostgreSQL is ASCII. \v is so from 16 on, and an error on 15. A leading
-# parenthesis can only be that of a query.
+# White space of PostgreSQL is ASCII; \v is so from 17 on, and an error before. A
+# parenthesis at the beginning can only be that of a query.
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v;(]+|--[^\n\r]*)+")
 _WORD = re.compile(r"([A-Za-z]+)(?![A-Za-z0-9_$\x80-\U0010ffff])")
 _COMMENT_PART = re.compile(r"/\*|\*/")
@@ -198,15 +198,17 @@ class _Guards:
 
     :ivar words: what the driver lets pass, ``None`` where :class:`_Guard` checks.
     :ivar joined: the guards of sessions that joined a transaction.
+    :ivar is_heard: a listener checks what the driver does not.
     :ivar is_lifted: statements of this package are being sent.
     """
 
-    __slots__ = ("driver", "is_lifted", "joined", "words")
+    __slots__ = ("driver", "is_heard", "is_lifted", "joined", "words")
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.words: frozenset[str] | None = None
         self.joined: list[_Guard] = []
+        self.is_heard = False
         self.is_lifted = False
 
 
@@ -232,15 +234,16 @@ def guard_statements(
     if joined is None:
         guards.words = words
     checks = driver.guard(connection, guards.words)
-    if joined is None:
-        if connection.engine not in _watched:
-            _watched.add(connection.engine)
-            event.listen(connection.engine, "checkin", _forget)
-        if checks:
-            return  # and SQLAlchemy's events would take some time
+    if connection.engine not in _watched:
+        _watched.add(connection.engine)
+        event.listen(connection.engine, "checkin", _forget)
     guard = _Guard(words, joined)
     if joined is not None:
         guards.joined.append(guard)
+    elif checks or guards.is_heard:
+        return  # SQLAlchemy's events take some time
+    else:
+        guards.is_heard = True
     event.listen(connection, "before_cursor_execute", guard.check)
 
 

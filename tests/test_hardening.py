@@ -11,7 +11,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from attacks import security
 from servers import (
     Database,
     Server,
@@ -21,6 +24,7 @@ from servers import (
     requested_version,
 )
 from sqlalchemy_tenants import DML, Finding, ScopeError
+from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
 from sqlalchemy_tenants.database.hardening import hardening_sql
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import Base, grant_logins, migrate
@@ -114,6 +118,27 @@ def test_the_owner_dumps_and_migrates(installed: Database) -> None:
         # what autogenerate does to compare conditions
         connection.execute(text("CREATE TEMP VIEW v AS TABLE notes"))
     engine.dispose()
+
+
+async def test_asyncpg_is_told_of_enums(installed: Database) -> None:
+    """It would ask for them with the help of set_config()."""
+    harden(installed)
+    installed.execute("CREATE TYPE mood AS ENUM ('a', 'b')")
+    engine = create_async_engine(installed.url("app_shared", "asyncpg"))
+    manager = AsyncManager.from_engine(
+        engine, "public", isolation="shared", allow_statements=DML
+    )
+    query = text("SELECT 'a'::mood, CAST(:mood AS mood)")
+    with pytest.raises(DBAPIError, match="set_config"):
+        async with manager.new_session("acme") as session:
+            await session.execute(query, {"mood": "b"})
+    await engine.dispose()
+    exec(security.blocks("python")[1], {"engine": engine})
+    async with manager.new_session("acme") as session:
+        rows = await session.execute(query, {"mood": "b"})
+        assert rows.one() == ("a", "b")
+    await engine.dispose()
+    installed.execute("DROP TYPE mood")
 
 
 FUNCTIONS = {
