@@ -266,6 +266,17 @@ def test_a_refused_statement_is_not_even_prepared(
         session.connection().exec_driver_sql("SET ROLE TO TO")
 
 
+@on_each_driver
+def test_what_a_listener_makes_of_a_statement_is_checked(role_world: World) -> None:
+    role_world.create("acme")
+    with dml(role_world).new_session("acme") as session:
+        connection = session.connection()
+        rewrite = lambda *arguments: ("RESET ROLE", arguments[3])  # noqa: E731
+        event.listen(connection, "before_cursor_execute", rewrite, retval=True)
+        with pytest.raises(ScopeError, match="RESET"):
+            connection.exec_driver_sql("SELECT 1")
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg-async"])
 @on_each_driver
 def test_a_placeholder_does_not_end_a_comment(role_world: World, driver: str) -> None:
