@@ -19,6 +19,7 @@ from .exceptions import (
 )
 from .policies import Policy
 from .session import AdminSession, TenantSession
+from .statements import DML
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .tenant_filter import TenantFilter
 
 __all__ = [
+    "DML",
     "AdminSession",
     "Finding",
     "InvalidTenant",

@@ -35,6 +35,7 @@ from .scope import (
     sqlstate,
     suspended_sql,
 )
+from .statements import check_joined
 
 #: Called with each claim; see :class:`.TenantFilter`.
 watchers: list[Callable[[Claim], object]] = []
@@ -319,10 +320,13 @@ def _set_back(connection: Connection, outer: _Outer) -> None:
         raise
 
 
-def _at_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+def _at_statement(
+    connection: Connection, cursor: Any, statement: str, *more: Any
+) -> None:
     outer = _outer(connection)
     if outer is None:
         return
+    check_joined(connection, cursor, statement, *more)
     claim: Claim | None = connection.info.get(_CLAIM_KEY)
     if claim is not None and not claim._is_living():
         claim = None

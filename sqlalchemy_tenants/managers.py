@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine, MetaData, RootTransaction
 from .administration import TenantAdministration
 from .arguments import require_flag, require_name
 from .declare import require_tenant_of
+from .drivers import driver_of
 from .exceptions import TenantAlreadyExists, TenantNotFound
 from .opening import Connecting, Opening, confine
 from .options import (
@@ -25,6 +27,7 @@ from .options import (
 from .refusals import noting
 from .scope import Scope, tenant_scope
 from .session import AdminSession, ScopedSession, TenantSession
+from .statements import require_words
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -188,6 +191,7 @@ class PostgresManager(TenantAdministration, DBManager):
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
         settings: Settings | None = None,
+        allow_statements: frozenset[str] | None = None,
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -199,6 +203,7 @@ class PostgresManager(TenantAdministration, DBManager):
         self._session_class = session_class
         self._create_if_missing = create_if_missing
         self._settings = settings
+        self._words = allow_statements
         self._login_name: str | None = None
         # what sessions are opened on; see bound_to()
         self._bind: Engine | Connection = engine
@@ -218,6 +223,7 @@ class PostgresManager(TenantAdministration, DBManager):
         session_class: type[TenantSession] = TenantSession,
         create_if_missing: bool = True,
         settings: Settings | None = None,
+        allow_statements: Set[str] | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager.
@@ -244,7 +250,11 @@ class PostgresManager(TenantAdministration, DBManager):
             ``None`` for an admin session across tenants, as in
             ``lambda tenant: {"application_name": f"shop {tenant}"}``. What a session is
             given comes on top.
-        :raises ScopeError: for an engine of another database than PostgreSQL.
+        :param allow_statements: what statements of sessions and connections of tenants
+            may begin with, as :data:`.DML`, against injected SQL; ``None`` for all of
+            them. :meth:`check` tells what it needs of the database.
+        :raises ScopeError: for an engine of another database than PostgreSQL, or of a
+            driver that ``allow_statements`` cannot be held on.
         :raises TypeError: for an argument of another type, as an async engine.
         :raises ValueError: for a parameter that must not be set.
         """
@@ -263,6 +273,9 @@ class PostgresManager(TenantAdministration, DBManager):
 
             settings = require_settings(settings, tenancy)
         options = require_session_options(session_options)
+        words = require_words(allow_statements)
+        if words is not None:
+            driver_of(engine.dialect).require_guard(engine.dialect)
         return cls(
             engine,
             schema=schema,
@@ -274,6 +287,7 @@ class PostgresManager(TenantAdministration, DBManager):
             session_class=require_session_class(session_class, TenantSession),
             create_if_missing=require_flag("create_if_missing", create_if_missing),
             settings=settings,
+            allow_statements=words,
         )
 
     def new_session(
@@ -446,6 +460,7 @@ class PostgresManager(TenantAdministration, DBManager):
                 self._metadata,
                 self._isolation,
                 self._schema,
+                allow_statements=self._words is not None,
             )
         if strict:
             require_no_errors(findings)
@@ -468,12 +483,21 @@ class PostgresManager(TenantAdministration, DBManager):
         """What tenants act as."""
         return self._isolation
 
+    def unguarded(self) -> Self:
+        """Return the same manager without ``allow_statements``, for what the package
+        itself sends."""
+        if self._words is None:
+            return self
+        unguarded = copy(self)
+        unguarded._words = None
+        return unguarded
+
     def tenant_kw(
         self, tenant: TenantId, context: Context | None, settings: Settings | None
     ) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""
         require_tenant_of(tenant, self._metadata)
-        return {
+        kw = {
             **self._session_options,
             "tenant": tenant,
             "isolation": self._isolation,
@@ -482,6 +506,9 @@ class PostgresManager(TenantAdministration, DBManager):
             "context": context,
             "settings": self._settings_for(tenant, settings),
         }
+        if self._words is not None:
+            kw["allow_statements"] = self._words
+        return kw
 
     def admin_kw(
         self,
@@ -531,6 +558,8 @@ class PostgresManager(TenantAdministration, DBManager):
         self, session: ScopedSession, *, create_if_missing: bool = False
     ) -> None:
         """Begin the first transaction of a session, creating its tenant if need be."""
+        if self._words is not None and isinstance(session, TenantSession):
+            session.require_statements(self._words)
         try:
             session.connection()
             return
@@ -546,5 +575,5 @@ class PostgresManager(TenantAdministration, DBManager):
 
     def start_connection(self, connection: Connection, scope: Scope) -> RootTransaction:
         """Confine a connection to ``scope``, and begin its first transaction."""
-        confine(connection, scope)
+        confine(connection, scope, self._words)
         return connection.begin()

@@ -12,6 +12,7 @@ from .claims import claim_transaction
 from .refusals import refuse
 from .scope import Scope, enter_scope, two_phase_error
 from .session import ScopedSession
+from .statements import guard_statements
 
 if TYPE_CHECKING:
     from .managers import PostgresManager
@@ -92,8 +93,11 @@ class Opening(_Block, AbstractContextManager[_S], Generic[_S]):
         session.close()
 
 
-def confine(connection: Connection, scope: Scope) -> None:
-    """Enter ``scope`` at each BEGIN of ``connection``, from now on.
+def confine(
+    connection: Connection, scope: Scope, words: frozenset[str] | None = None
+) -> None:
+    """Enter ``scope`` at each BEGIN of ``connection``, from now on, and let statements
+    begin with ``words`` only.
 
     An error closes the connection: SQLAlchemy would execute its next statement without
     coming here again.
@@ -104,6 +108,8 @@ def confine(connection: Connection, scope: Scope) -> None:
         try:
             claim_transaction(connection, scope, None)
             enter_scope(connection, scope)
+            if words is not None:
+                guard_statements(connection, words)
         except BaseException as error:
             refusal = refuse(error, connection, scope)
             connection.close()

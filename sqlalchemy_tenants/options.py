@@ -31,7 +31,17 @@ def require_engines(engine: Engine, admin_engine: Engine) -> None:
 
 # Arguments of sessions that are the manager's own.
 _OWN_OPTIONS = frozenset(
-    {"bind", "scope", "tenant", "isolation", "schema", "tenancy", "context", "settings"}
+    {
+        "bind",
+        "scope",
+        "tenant",
+        "isolation",
+        "schema",
+        "tenancy",
+        "context",
+        "settings",
+        "allow_statements",
+    }
 )
 
 

@@ -22,6 +22,7 @@ from .arguments import require_name
 from .drivers import Driver, driver_of
 from .exceptions import ScopeError
 from .policies import quote_literal
+from .statements import own_statements
 from .tenancy import Isolation, Tenancy, TenantId, tenant_text
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -313,8 +314,9 @@ def execute_text(connection: Connection, statement: str) -> CursorResult[Any]:
 
 def execute_all(connection: Connection, statements: Sequence[str]) -> None:
     """Execute statements without results, at once where the driver can."""
-    for statement in driver_of(connection.dialect).separate(connection, statements):
-        execute_text(connection, statement)
+    with own_statements(connection):
+        for each in driver_of(connection.dialect).separate(connection, statements):
+            execute_text(connection, each)
 
 
 def set_local(parameter: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack
 from functools import wraps
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
@@ -25,6 +25,7 @@ from .drivers import driver_of
 from .exceptions import ScopeError
 from .refusals import add_note, refuse
 from .scope import Scope, admin_scope, enter_scope, tenant_scope, two_phase_error
+from .statements import guard_statements, release_statements, require_words
 from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class ScopedSession(Session):
         not for one of average size. The policies hold with and without. Off unless said
         otherwise: it takes 40 to 50 µs of Python for each ORM statement, and most
         queries gain nothing.
+    :param allow_statements: what statements may begin with, as :data:`.DML`; ``None``
+        for all of them. Another one gets a :class:`.ScopeError` and is not sent, and a
+        message to the server has one statement.
     """
 
     # What a subclass has whose __init__() does not call ours: it is refused.
@@ -71,6 +75,7 @@ class ScopedSession(Session):
     _joins = False
     #: Whether to refuse a transaction of the session's own, which it would commit.
     joins_only = False
+    _words: frozenset[str] | None = None
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class ScopedSession(Session):
         scope: Scope | Callable[[], Scope],
         twophase: bool = False,
         tenant_criteria: bool = False,
+        allow_statements: Set[str] | None = None,
         **kw: Any,
     ) -> None:
         chosen = scope if isinstance(scope, Scope) else None
@@ -87,6 +93,10 @@ class ScopedSession(Session):
         if bind is not None and not isinstance(bind, _BIND):
             raise TypeError(f"bind is an Engine or a Connection, not {bind!r}")
         super().__init__(bind=bind, **kw)
+        if allow_statements is not None:
+            self._words = require_words(allow_statements)
+            if bind is not None:
+                driver_of(bind.dialect).require_guard(bind.dialect)
         if isinstance(scope, Scope):
             self._scope = scope
         else:
@@ -228,6 +238,14 @@ class ScopedSession(Session):
         entries = {} if transaction is None else self._entries(transaction)
         self._require_entry(connection, entries.get(connection))
 
+    def require_statements(self, words: frozenset[str]) -> None:
+        """Refuse a session of a class that did not hand ``allow_statements`` on."""
+        if self._words != words:
+            raise ScopeError(
+                f"{type(self).__name__} does not keep allow_statements; its __init__() "
+                f"must hand it on to that of TenantSession"
+            )
+
     def listen_for_end(self) -> None:
         """Call :meth:`leave_claims` when a transaction ends."""
         # of this session only: one that joins no transaction pays nothing for it
@@ -239,6 +257,9 @@ class ScopedSession(Session):
         """Set back what the connections of a transaction had before it joined them."""
         with ExitStack() as stack:
             for connection, (*_, claim) in self._entries(transaction).items():
+                if self._words is not None:
+                    # first: what comes after it are statements of ours
+                    release_statements(connection, transaction)
                 stack.callback(claim.leave, connection, transaction)
 
     @property
@@ -380,7 +401,8 @@ class TenantSession(ScopedSession):
     :param settings: parameters of PostgreSQL, as in ``{"statement_timeout": "5s"}``,
         set likewise; or a function that is asked for them, with the tenant, at the
         beginning of each transaction where ``tenant`` is a function, and else once.
-    :param kw: ``tenant_criteria`` of :class:`ScopedSession`, and further arguments of
+    :param kw: ``tenant_criteria`` and ``allow_statements`` of :class:`ScopedSession`,
+        and further arguments of
         :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
@@ -553,6 +575,8 @@ def _enter(
             raise not_begun_error(scope.tenant)
         claim = claim_transaction(connection, scope, root, joined)
         enter_scope(connection, scope)
+        if session._words is not None:
+            guard_statements(connection, session._words, joined)
         session.note_entry(transaction, connection, root, claim)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it

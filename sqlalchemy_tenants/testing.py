@@ -18,8 +18,7 @@ from .database.trial import Leak, Trial
 from .declare import marks
 from .exceptions import ScopeError
 from .managers import PostgresManager
-from .scope import INSUFFICIENT_PRIVILEGE, execute_text, sqlstate
-from .session import TenantSession
+from .scope import INSUFFICIENT_PRIVILEGE, sqlstate
 from .tenancy import Tenancy, TenantId, tenant_text
 
 __all__ = ["Leak", "NotIsolated", "assert_isolated", "create_all"]
@@ -237,14 +236,16 @@ def assert_isolated(
     require_arguments(manager, tenants)
     with _existing(manager, tenants), manager._engine.connect() as connection:
         trial = begin_trial(connection, manager, tenants)
-        for tenant in tenants:
-            trial.before(tenant)
-            with open_joining(manager, connection, tenant) as session:
-                _require_done(fill(session))
-                session.commit()
-            trial.after(tenant)
-        trial.attack()
-        connection.rollback()
+        try:
+            for tenant in tenants:
+                trial.before(tenant)
+                with trial.open_session(tenant) as session:
+                    _require_done(fill(session))
+                    session.commit()
+                trial.after(tenant)
+            trial.attack()
+        finally:
+            trial.end()
     raise_leaks(trial, known)
 
 
@@ -300,36 +301,20 @@ def missing_tenants(
 def begin_trial(
     connection: Connection, manager: PostgresManager, tenants: Sequence[TenantId]
 ) -> Trial:
-    """Begin a transaction, and a trial in it."""
-    connection.begin()
-    # other tests may write meanwhile
-    execute_text(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    """Begin a trial on a connection."""
     default = manager._schema or connection.dialect.default_schema_name or "public"
     assert manager._metadata is not None
     trial = Trial(
         connection,
-        lambda tenant: open_joining(manager, connection, tenant),
+        manager.unguarded().bound_to(connection).new_session,
         {
             (table.schema or default, table.name): mark
             for table, mark in marks(manager._metadata)
         },
         tenants,
     )
-    trial.require_login()
+    trial.begin()
     return trial
-
-
-def open_joining(
-    manager: PostgresManager, connection: Connection, tenant: TenantId
-) -> TenantSession:
-    """Open a session of a tenant, whose transactions are savepoints."""
-    return manager._session_class(connection, **joining_kw(manager, tenant))
-
-
-def joining_kw(manager: PostgresManager, tenant: TenantId) -> dict[str, Any]:
-    """Return the arguments of :func:`open_joining`."""
-    kw = manager.tenant_kw(tenant, None, None)
-    return {**kw, "join_transaction_mode": "create_savepoint"}
 
 
 def raise_leaks(trial: Trial, known: Collection[str]) -> None:

@@ -40,7 +40,8 @@ from servers import (
     lacking,
     requested_version,
 )
-from sqlalchemy_tenants import TenantSession
+from sqlalchemy_tenants import DML, ScopeError, TenantSession
+from sqlalchemy_tenants.database.hardening import hardening_sql
 from tenancy import World
 
 
@@ -59,6 +60,8 @@ def perform(session: TenantSession, scene: Scene, attack: Blocked) -> tuple[Any,
         told.append(str(got))
         if session.in_transaction():
             session.commit()
+    except ScopeError:
+        return "not sent", "\n".join(told)
     except DBAPIError as error:
         session.rollback()
         return refused(error), "\n".join([*told, str(error.orig)])
@@ -202,6 +205,54 @@ def test_the_leak_is_there_and_the_remedy_works(
     if isinstance(leak.fix, str):
         found = {finding.code for finding in scene.manager(attacker).check()}
         assert leak.finding not in found
+
+
+# --- where sessions allow DML only ---------------------------------------------------
+
+
+def harden(scene: Scene) -> None:
+    scene.words = DML
+    for statement in hardening_sql(scene.database.name, ["owner"]):
+        scene.database.execute(statement)
+
+
+@pytest.mark.parametrize("attacker", ["role", "shared"])
+def test_what_fails_anyway_fails_with_dml_only(
+    attacker: Attacker, installed: Database
+) -> None:
+    with copy_of(installed) as (scene, superuser):
+        scene.attacker = attacker
+        harden(scene)
+        state = scene.state(superuser)
+        for attack in blocked.ATTACKS:
+            if attack.since > requested_version() or attack.setup:
+                continue
+            if attacker not in attack.by:
+                continue
+            with scene.attack() as session:
+                _, told = perform(session, scene, attack)
+            assert SECRET not in told, attack.name
+        assert scene.state(superuser) == state
+
+
+@pytest.mark.parametrize(
+    ("leak", "attacker"),
+    [
+        pytest.param(leak, leak.by[-1] if "shared" in leak.by else leak.by[0], id=id)
+        for leak in leaks.LEAKS
+        for id in [f"{leak.name}-{leak.by[0]}"]
+        if set(leak.by) & {"role", "shared"}
+    ],
+)
+def test_what_dml_only_stops(leak: Leak, attacker: Attacker, scene: Scene) -> None:
+    scene.attacker = "role" if attacker == "login" else attacker
+    scene.database.execute(f"BEGIN; {leak.setup or 'SELECT 1'}; COMMIT")
+    harden(scene)
+    try:
+        succeeded = leak.succeeds(scene)
+    except ScopeError:
+        succeeded = False
+    assert succeeded is not leak.dml
 
 
 # --- what is left on a pooled connection ---------------------------------------------

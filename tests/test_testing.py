@@ -339,6 +339,14 @@ async def test_asyncio(
     )
     before = rows(created)
     await aio_testing.assert_isolated(manager, fill_async)
+    for tenant in ("a", "b"):
+        await manager.create_tenant(tenant)
+    engine = make_async_engine(created.url("app", driver_name))
+    async with engine.connect() as connection, connection.begin() as outer:
+        await aio_testing.assert_isolated(manager.bound_to(connection), fill_async)
+        assert outer.is_active
+    for tenant in ("a", "b"):
+        await manager.delete_tenant(tenant)
     created.execute("ALTER TABLE notes DISABLE ROW LEVEL SECURITY")
     with pytest.raises(aio_testing.NotIsolated) as caught:
         await aio_testing.assert_isolated(manager, fill_async)
@@ -647,12 +655,34 @@ def test_nothing_is_left_where_fill_fails(psycopg_world: World) -> None:
 def test_a_session_class_with_an_engine_of_its_own(psycopg_world: World) -> None:
     class Elsewhere(TenantSession):
         def get_bind(self, *args: Any, **kw: Any) -> Any:
-            return engine
+            return bind[0]
 
     engine = psycopg_world.engine()
     manager = psycopg_world.manager(metadata=Base.metadata, session_class=Elsewhere)
-    with pytest.raises(ScopeError, match="Elsewhere chooses a connection of its own"):
+    bind: list[Any] = [engine]
+    with pytest.raises(ScopeError, match="no transaction that could be rolled back"):
         assert_isolated(manager, fill)
+    with (
+        engine.begin() as bind[0],
+        pytest.raises(ScopeError, match="Elsewhere chooses a connection of its own"),
+    ):
+        assert_isolated(manager, fill)
+
+
+def test_a_bound_manager_can_be_tried(psycopg_world: World) -> None:
+    before = rows(psycopg_world.database)
+    manager = psycopg_world.manager(metadata=Base.metadata)
+    for tenant in ("a", "b"):
+        manager.create_tenant(tenant)
+    with psycopg_world.engine().connect() as connection, connection.begin() as outer:
+        bound = manager.bound_to(connection)
+        assert_isolated(bound, fill)
+        with bound.new_session("a") as session:
+            assert session.scalars(select(Note)).all() == []
+        outer.rollback()
+    for tenant in ("a", "b"):
+        manager.delete_tenant(tenant)
+    assert rows(psycopg_world.database) == before
 
 
 def test_arguments(psycopg_world: World) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
@@ -202,6 +202,7 @@ class PostgresManager(DBManager):
         session_class: type[AsyncTenantSession] = AsyncTenantSession,
         create_if_missing: bool = True,
         settings: Settings | None = None,
+        allow_statements: Set[str] | None = None,
         **unknown: Never,
     ) -> Self:
         """Return a manager; the parameters are those of the sync one, with async
@@ -232,6 +233,7 @@ class PostgresManager(DBManager):
             session_options=session_options,
             create_if_missing=create_if_missing,
             settings=settings,
+            allow_statements=allow_statements,
         )
         admin = engine if admin_engine is None else admin_engine
         return cls(engine, manager, admin, session_class, create_if_missing)

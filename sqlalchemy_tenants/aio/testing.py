@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
 from ..tenancy import TenantId
 from ..testing import (
     Leak,
     NotIsolated,
     begin_trial,
-    joining_kw,
     missing_tenants,
     raise_leaks,
     require_arguments,
 )
 from .managers import PostgresManager, _run
-from .session import AsyncTenantSession
 
 __all__ = ["Leak", "NotIsolated", "assert_isolated"]
 
@@ -40,20 +40,30 @@ async def assert_isolated(
     """
     sync: Any = getattr(manager, "_manager", manager)
     require_arguments(sync, tenants)
-    async with _existing(manager, tenants), manager._engine.connect() as connection:
+    async with _existing(manager, tenants), _connected(manager) as connection:
         trial = await connection.run_sync(begin_trial, sync, tenants)
-        for tenant in tenants:
-            await _run(lambda: trial.before(tenant))  # noqa: B023
-            session: AsyncTenantSession = manager._session_class(
-                connection, **joining_kw(sync, tenant)
-            )
-            async with session:
-                await fill(session)
-                await session.commit()
-            await _run(lambda: trial.after(tenant))  # noqa: B023
-        await _run(trial.attack)
-        await connection.rollback()
+        bound = manager.bound_to(connection)
+        try:
+            for tenant in tenants:
+                await _run(lambda: trial.before(tenant))  # noqa: B023
+                async with bound.new_session(tenant) as session:
+                    await fill(session)
+                    await session.commit()
+                await _run(lambda: trial.after(tenant))  # noqa: B023
+            await _run(trial.attack)
+        finally:
+            await _run(trial.end)
     raise_leaks(trial, known)
+
+
+@asynccontextmanager
+async def _connected(manager: PostgresManager) -> AsyncIterator[AsyncConnection]:
+    engine: AsyncEngine | AsyncConnection = manager._engine
+    if isinstance(engine, AsyncConnection):
+        yield engine  # the manager is bound to it
+    else:
+        async with engine.connect() as connection:
+            yield connection
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from .check_tables import (
 )
 from .checked import Checked
 from .findings import Finding
+from .hardening import check_hardening
 
 
 def run_checks(
@@ -31,6 +32,8 @@ def run_checks(
     metadata: MetaData | None,
     isolation: Isolation,
     schema: str | None,
+    *,
+    allow_statements: bool = False,
 ) -> list[Finding]:
     """Return what is wrong, errors first.
 
@@ -38,9 +41,14 @@ def run_checks(
         the database are checked, and one that lost all of them goes unnoticed.
     :param schema: where sessions find the tables of models that name no schema;
         ``None`` for the first of the login's search path.
+    :param allow_statements: whether sessions refuse statements by their first word, and
+        what that needs is checked, too.
     """
     checked = Checked(connection, tenancy, metadata, isolation, schema)
     findings = [finding for check in _CHECKS for finding in check(checked)]
+    if allow_statements:
+        owners = sorted({table.owner for _, table, _ in checked.tables()})
+        findings += check_hardening(connection, tenancy, owners)
     findings.sort(key=lambda finding: (finding.severity, finding.object))
     return list(dict.fromkeys(findings))
 

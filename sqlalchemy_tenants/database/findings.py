@@ -17,6 +17,8 @@ Severity: TypeAlias = Literal["error", "warning"]
 #: Every code of a finding, with what it says. "role" is a group role or a tenant's.
 CODES = {
     "context-preset": "a login or the database comes with a value of the context",
+    "executes-text": "with `allow_statements`: tenants may execute a function that "
+    "executes text, or may do so",
     "function-altered": "`current_tenant()` or `context_value()` is not the one that "
     "policies rely on",
     "function-bypasses-rls": "tenants may execute a `SECURITY DEFINER` function of "
@@ -70,11 +72,13 @@ CODES = {
     "rule-bypasses-rls": "a rule on a table of tenants runs with its owner's rights",
     "schema-missing": "the schema of sessions does not exist",
     "schema-open": "tenants may create objects where others look for theirs",
+    "set-config-open": "with `allow_statements`: tenants may execute `set_config()`",
     "table-distributed": "Citus distributes a table of tenants: its shards hold other "
     "policies",
     "table-missing": "the models mark a table that the database does not have",
     "table-unmarked": "a table looks like one of tenants, or is open to them, and has "
     "no mark",
+    "temporary-open": "with `allow_statements`: tenants may create temporary tables",
     "tenant-collation": "the tenant column takes tenants for equal whose names differ",
     "tenant-invalid": "no tenant column of the models can hold a tenant that exists",
     "tenant-type": "the tenant column has a type for which two tenants could be equal",

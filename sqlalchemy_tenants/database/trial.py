@@ -9,11 +9,11 @@ them, in savepoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Transaction
 from sqlalchemy.exc import DBAPIError
 
 from ..declare import Mark, TenantTable
@@ -67,7 +67,7 @@ class _Seen(NamedTuple):
 class Trial:
     """A trial in one transaction, which is rolled back in the end.
 
-    :param connection: in a transaction.
+    :param connection: where one is in a transaction, a savepoint is enough.
     :param open_session: opens a session of a tenant that joins it in a savepoint.
     :param marked: the marks of tables, by schema and name.
     """
@@ -75,12 +75,12 @@ class Trial:
     def __init__(
         self,
         connection: Connection,
-        open_session: Callable[[TenantId], TenantSession],
+        open_session: Callable[[TenantId], AbstractContextManager[TenantSession]],
         marked: dict[tuple[str, str], Mark],
         tenants: Sequence[TenantId],
     ) -> None:
         self.connection = connection
-        self._open_session = open_session
+        self.open_session = open_session
         self._marked = marked
         self._columns = {
             m.column for m in marked.values() if isinstance(m, TenantTable)
@@ -100,11 +100,19 @@ class Trial:
         """The names of what was tried."""
         return {str(each) for found in self._reached.values() for each in found}
 
-    def require_login(self) -> None:
-        """Refuse a login that no policy confines: it would prove nothing.
+    def begin(self) -> None:
+        """Begin, and refuse a login that no policy confines: it would prove nothing.
 
         :raises ScopeError: it is a superuser, has ``BYPASSRLS``, or may act as such.
         """
+        if self.connection.in_transaction():
+            self._transaction: Transaction = self.connection.begin_nested()
+        else:
+            self._transaction = self.connection.begin()
+            # other tests may write meanwhile
+            execute_text(
+                self.connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+            )
         login: Any = execute_text(self.connection, _IS_EXEMPT).one()
         if login.is_exempt:
             raise ScopeError(
@@ -112,6 +120,10 @@ class Trial:
                 f"a role that is or has, so that nothing would be proved; give the "
                 f"manager an engine of the application's own login, as in production"
             )
+
+    def end(self) -> None:
+        """Roll back."""
+        self._transaction.rollback()
 
     def before(self, tenant: TenantId) -> None:
         """Let the others look, before a tenant adds its rows."""
@@ -178,7 +190,7 @@ class Trial:
     @contextmanager
     def acting_as(self, tenant: TenantId) -> Iterator[None]:
         """Act as a tenant; what is written stays until the savepoint around it ends."""
-        with self._open_session(tenant) as session:
+        with self.open_session(tenant) as session:
             if session.connection() is not self.connection:
                 raise ScopeError(
                     f"{type(session).__name__} chooses a connection of its own, so "

@@ -14,6 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect
 
+from ..exceptions import ScopeError
+
 _log = logging.getLogger("sqlalchemy_tenants")
 
 
@@ -60,6 +62,31 @@ class Driver:
         """Return the login of the connection, as far as it is known without asking."""
         return connection.engine.url.username
 
+    def require_guard(self, dialect: Dialect) -> None:
+        """Refuse a driver that cannot :meth:`guard`.
+
+        :raises ScopeError: it sends several statements at once, or nobody knows.
+        """
+        raise ScopeError(
+            f"allow_statements: driver {dialect.driver!r} may send several statements "
+            f"in one message, of which only the first would be checked; use psycopg "
+            f"(postgresql+psycopg://) or asyncpg (postgresql+asyncpg://)"
+        )
+
+    def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
+        """Let the connection send one statement in a message.
+
+        :param connection: in a transaction.
+        :param words: what statements may begin with, ``None`` where the caller checks.
+        :return: whether the driver refuses other words by itself.
+        :raises ScopeError: the driver cannot.
+        """
+        self.require_guard(connection.dialect)
+        return False
+
+    def unguard(self, driver_connection: Any) -> None:
+        """Undo :meth:`guard`."""
+
 
 def driver_of(dialect: Dialect) -> Driver:
     """Return the driver of a dialect."""
@@ -81,6 +108,34 @@ def _driver(name: str, is_async: bool) -> Driver:
     except (ImportError, AttributeError) as error:
         log_once(f"driver {name!r}: this version is unknown: {error}")
     return Driver()
+
+
+def prove_one_statement(connection: Connection) -> None:
+    """Let the server refuse two statements in one message, for SQLSTATE 42601.
+
+    :param connection: in a transaction, and guarded.
+    :raises ScopeError: it executed both.
+    """
+    cursor: Any = connection.connection.cursor()
+    savepoint = "SAVEPOINT sa_savepoint_0"
+    try:
+        cursor.execute(savepoint)
+        try:
+            cursor.execute("SELECT 1; SELECT 2")
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != "42601":
+                raise
+        else:
+            raise ScopeError(
+                f"allow_statements: this version of driver "
+                f"{connection.dialect.driver!r} sends several statements in one "
+                f"message, of which only the first would be checked; use a version "
+                f"that this version of sqlalchemy-tenants was tested with"
+            )
+        cursor.execute(f"ROLLBACK TO {savepoint}")
+        cursor.execute(f"RELEASE {savepoint}")
+    finally:
+        cursor.close()
 
 
 @cache

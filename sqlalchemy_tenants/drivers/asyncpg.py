@@ -14,7 +14,8 @@ from weakref import WeakSet
 import asyncpg  # type: ignore[import-untyped, unused-ignore]
 from sqlalchemy import Connection, Dialect, event
 
-from . import Driver, driver_connection, log_once
+from ..statements import require_allowed
+from . import Driver, driver_connection, log_once, prove_one_statement
 
 # What makes the adapter start its transaction. It never reaches the server.
 _START = "-- start the transaction"
@@ -70,18 +71,66 @@ class ScopedConnection(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
             raise error
 
 
+class GuardedConnection(ScopedConnection):
+    """One that can refuse statements by their first word.
+
+    :ivar words: what statements may begin with, ``None`` for all of them.
+    """
+
+    __slots__ = ("words",)
+
+    words: frozenset[str] | None
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.words = None
+
+    async def prepare(self, query: str, **kw: Any) -> Any:
+        """Prepare a statement, which is checked with each execution: the adapter keeps
+        it, and may have got it from somebody who was not guarded."""
+        require_allowed(query, self.words)
+        return _Prepared(self, query, await super().prepare(query, **kw))
+
+    async def executemany(
+        self, command: str, args: Iterable[Any], *, timeout: float | None = None
+    ) -> None:
+        if command is not _START:
+            require_allowed(command, self.words)
+        await super().executemany(command, args, timeout=timeout)
+
+
+class _Prepared:
+    """A prepared statement, which is checked whenever it is executed."""
+
+    __slots__ = ("_connection", "_prepared", "_query")
+
+    def __init__(
+        self, connection: GuardedConnection, query: str, prepared: Any
+    ) -> None:
+        self._connection = connection
+        self._query = query
+        self._prepared = prepared
+
+    def __getattr__(self, name: str) -> Any:
+        # fetch(), cursor() and the others of asyncpg; none is called past this line
+        require_allowed(self._query, self._connection.words)
+        return getattr(self._prepared, name)
+
+
 class Asyncpg(Driver):
     """:class:`asyncpg.Connection`, below SQLAlchemy's adapter."""
 
     def __init__(self) -> None:
         # asked with each session, and event.contains() takes its time
         self._registered: WeakSet[Dialect] = WeakSet()
+        self._guarded: WeakSet[Dialect] = WeakSet()
+        self._is_proved = False
 
     def register(self, dialect: Dialect) -> None:
         """Let the connections that are opened from now on be ours."""
         if dialect not in self._registered:
             self._registered.add(dialect)
-            event.listen(dialect, "do_connect", _choose_connection_class)
+            event.listen(dialect, "do_connect", self._choose_class)
 
     def begin(self, connection: Connection, scope: str) -> bool:
         """Send ``BEGIN`` and ``scope`` together."""
@@ -133,10 +182,28 @@ class Asyncpg(Driver):
         login: str | None = getattr(settings, "session_authorization", None)
         return login or super().login(connection)
 
+    def require_guard(self, dialect: Dialect) -> None:
+        """The adapter prepares every statement, which takes one of them."""
+        self._guarded.add(dialect)
 
-def _choose_connection_class(
-    dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
-) -> None:
-    # a creator of the user's own decides by itself
-    if "async_creator_fn" not in cparams:
-        cparams.setdefault("connection_class", ScopedConnection)
+    def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
+        raw = driver_connection(connection)
+        checks = issubclass(type(raw), GuardedConnection)
+        if checks:
+            raw.words = words
+        if not self._is_proved:
+            prove_one_statement(connection)
+            self._is_proved = True
+        return checks
+
+    def unguard(self, driver_connection: Any) -> None:
+        if issubclass(type(driver_connection), GuardedConnection):
+            driver_connection.words = None
+
+    def _choose_class(
+        self, dialect: Dialect, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> None:
+        # a creator of the user's own decides by itself
+        if "async_creator_fn" not in cparams:
+            chosen = GuardedConnection if dialect in self._guarded else ScopedConnection
+            cparams.setdefault("connection_class", chosen)

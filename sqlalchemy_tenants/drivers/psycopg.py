@@ -8,6 +8,7 @@ below it, on the connection of libpq that it wraps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -17,10 +18,11 @@ from psycopg import pq
 # exception of a failed result. Tests fail when they go.
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Dialect
 
 from ..exceptions import ScopeError
-from . import Driver, driver_connection
+from ..statements import require_allowed
+from . import Driver, driver_connection, prove_one_statement
 
 _IDLE = int(pq.TransactionStatus.IDLE)
 _INTRANS = int(pq.TransactionStatus.INTRANS)
@@ -29,6 +31,9 @@ _COMMAND_OK = int(pq.ExecStatus.COMMAND_OK)
 
 
 class _BasePsycopg(Driver):
+    def __init__(self) -> None:
+        self._is_proved = False
+
     def separate(self, connection: Connection, scope: Sequence[str]) -> Sequence[str]:
         # without parameters psycopg uses the simple protocol, which takes several
         # statements at once
@@ -53,6 +58,85 @@ class _BasePsycopg(Driver):
             "session_authorization"
         )
         return login or super().login(connection)
+
+    def require_guard(self, dialect: Dialect) -> None:
+        """Cursors of this module send one statement in a message."""
+
+    def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
+        """Let the connection open cursors that check what they send."""
+        raw = driver_connection(connection)
+        raw.cursor_factory, raw.server_cursor_factory = _guarded(
+            raw.cursor_factory, raw.server_cursor_factory, words
+        )
+        if not self._is_proved:
+            prove_one_statement(connection)
+            self._is_proved = True
+        return True
+
+    def unguard(self, driver_connection: Any) -> None:
+        raw = driver_connection
+        raw.cursor_factory = _plain(raw.cursor_factory)
+        raw.server_cursor_factory = _plain(raw.server_cursor_factory)
+
+
+_PLAIN = (
+    psycopg.Cursor,
+    psycopg.ServerCursor,
+    psycopg.AsyncCursor,
+    psycopg.AsyncServerCursor,
+)
+
+
+class _OneStatement:
+    """A cursor that sends one statement in a message, and only those that it may.
+
+    Without parameters psycopg uses the simple protocol, which takes several statements
+    at once. ``_execute_send()`` is not documented; where a version does not call it,
+    :func:`.prove_one_statement` finds out.
+    """
+
+    __slots__ = ()
+
+    words: frozenset[str] | None
+
+    def execute(self, query: Any, *args: Any, **kw: Any) -> Any:
+        """Execute a statement that is allowed; async where the cursor is."""
+        require_allowed(query, self.words)
+        return super().execute(query, *args, **kw)  # type: ignore[misc]
+
+    def executemany(self, query: Any, *args: Any, **kw: Any) -> Any:
+        """Execute a statement that is allowed; async where the cursor is."""
+        require_allowed(query, self.words)
+        return super().executemany(query, *args, **kw)  # type: ignore[misc]
+
+    def _execute_send(self, query: Any, **kw: Any) -> None:
+        super()._execute_send(query, **{**kw, "force_extended": True})  # type: ignore[misc]
+
+
+@cache
+def _guarded(
+    cursor: type[Any], server_cursor: type[Any], words: frozenset[str] | None
+) -> list[type[Any]]:
+    """Return classes of cursors that send ``words``, in place of those given."""
+    guarded = []
+    for each in (cursor, server_cursor):
+        plain = _plain(each)
+        if plain not in _PLAIN:
+            raise ScopeError(
+                f"allow_statements: the connection has cursors of its own, "
+                f"{plain.__name__}, and nobody knows what they send; leave them out of "
+                f"connect_args"
+            )
+        namespace = {"__slots__": (), "words": words, "plain": plain}
+        guarded.append(
+            type(f"Guarded{plain.__name__}", (_OneStatement, plain), namespace)
+        )
+    return guarded
+
+
+def _plain(cursor: type[Any]) -> type[Any]:
+    """Return the class that a guarded one stands for."""
+    return getattr(cursor, "plain", cursor)
 
 
 class Psycopg(_BasePsycopg):

@@ -186,7 +186,7 @@ def acting(
     :raises TenantNotFound: the tenant does not exist.
     """
     if not as_admin:
-        with manager.begin(tenant) as connection:
+        with manager.unguarded().begin(tenant) as connection:
             yield connection
         return
     with manager.admin_session(tenant) as session:

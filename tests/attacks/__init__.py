@@ -33,7 +33,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from servers import Database, requested_version
-from sqlalchemy_tenants import TenantSession, shared_table, with_rls
+from sqlalchemy_tenants import ScopeError, TenantSession, shared_table, with_rls
 from sqlalchemy_tenants.declare import tenant_column
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import DRIVERS, World, grant_logins, migrate
@@ -213,6 +213,7 @@ class Leak:
     :param by: which attackers succeed.
     :param setup: what the database holds before, as SQL of a superuser.
     :param finding: code of what ``manager.check()`` reports, before the remedy only.
+    :param dml: whether it fails where sessions allow DML only, in a hardened database.
     :param fixed: the minor releases of PostgreSQL from which on it fails, by major
         version.
     """
@@ -225,6 +226,7 @@ class Leak:
     setup: str = ""
     finding: str | None = None
     fixed: Mapping[int, int] = field(default_factory=dict)
+    dml: bool = False
 
 
 Next: TypeAlias = Callable[[World, Engine], bool]
@@ -257,6 +259,7 @@ class Scene:
 
     database: Database
     attacker: Attacker = "role"
+    words: frozenset[str] | None = None
     engines: dict[str, Engine] = field(default_factory=dict)
 
     def set_up(self) -> None:
@@ -298,18 +301,21 @@ class Scene:
             )
         return self.engines[key]
 
-    def manager(self, attacker: Attacker, name: str = "") -> PostgresManager:
+    def manager(
+        self, attacker: Attacker, name: str = "", words: frozenset[str] | None = None
+    ) -> PostgresManager:
         return PostgresManager.from_engine(
             self.engine(attacker, name),
             schema="public",
             isolation="shared" if attacker == "shared" else "role",
             metadata=Base.metadata,
+            allow_statements=words,
         )
 
     @contextmanager
     def attack(self) -> Iterator[TenantSession]:
         """A session of acme."""
-        manager = self.manager(self.attacker)
+        manager = self.manager(self.attacker, words=self.words)
         with manager.new_session("acme", create_if_missing=False) as session:
             yield session
 
@@ -345,6 +351,8 @@ def attempt(session: Session, *statements: str) -> list[tuple[Any, ...]] | str:
     """Return the rows of the last statement, or the SQLSTATE of the first error."""
     try:
         return execute(session, *statements)
+    except ScopeError:
+        return "42501"  # not sent
     except DBAPIError as error:
         return refused(error)
 

@@ -48,6 +48,7 @@ ROLES = [
         OWN_LOGIN,
         use_own_login,
         by=("role",),
+        dml=True,
     ),
     Leak(
         "the same within one `SELECT`, by `set_config()`",
@@ -58,6 +59,7 @@ ROLES = [
         NO_SET_CONFIG,
         REVOKE_SET_CONFIG,
         by=("role",),
+        dml=True,
     ),
     Leak(
         "the other tenant in the setting",
@@ -65,6 +67,7 @@ ROLES = [
         OWN_LOGIN,
         use_own_login,
         by=("shared",),
+        dml=True,
     ),
     Leak(
         "the same within one `SELECT`, by `set_config()`",
@@ -75,6 +78,7 @@ ROLES = [
         NO_SET_CONFIG,
         REVOKE_SET_CONFIG,
         by=("shared",),
+        dml=True,
     ),
 ]
 
@@ -116,6 +120,7 @@ ROLES += [
         OWN_LOGIN,
         use_own_login,
         by=("role", "shared"),
+        dml=True,
     ),
     Leak(
         "`RESET ROLE`, then `ALTER ROLE` of the login: its settings, its password",
@@ -123,6 +128,7 @@ ROLES += [
         OWN_LOGIN,
         undo_change_login,
         by=("role", "shared"),
+        dml=True,
     ),
 ]
 
@@ -169,6 +175,7 @@ POLICIES = [
         " `check()` reports `policy-missing` afterwards",
         refuse_drop_owned,
         fixed=_OWNERSHIP_IS_ASKED_FOR,
+        dml=True,
     ),
     Leak(
         "the same, where a permissive policy for `PUBLIC` had been added by hand:"
@@ -179,6 +186,7 @@ POLICIES = [
         setup="CREATE POLICY by_hand ON notes USING (true)",
         finding="policy-for-public",
         fixed=_OWNERSHIP_IS_ASKED_FOR,
+        dml=True,
     ),
 ]
 
@@ -203,6 +211,7 @@ OBJECTS = [
         "ALTER VIEW v SET (security_invoker = true)",
         setup="SET ROLE owner; CREATE VIEW v AS TABLE notes; " + _GRANT.format("v"),
         finding="view-bypasses-rls",
+        dml=True,
     ),
     Leak(
         "a materialized view",
@@ -268,6 +277,7 @@ OBJECTS += [
         "DROP TABLE loot; DROP FUNCTION lower(varchar);"
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         setup="GRANT CREATE ON SCHEMA public TO PUBLIC",
+        dml=True,
     ),
 ]
 
@@ -293,6 +303,7 @@ REACHABLE = [
         "GRANT SELECT ON notes TO dba; GRANT USAGE ON SCHEMA public TO dba;"
         "GRANT dba TO tenants",
         finding="role-bypasses-rls",
+        dml=True,
     ),
     Leak(
         "tenants may act as the admin role",
@@ -301,6 +312,7 @@ REACHABLE = [
         "REVOKE tenants_admin FROM tenants",
         setup="GRANT tenants_admin TO tenants",
         finding="role-is-admin",
+        dml=True,
     ),
     Leak(
         "a tenant may act as another",
@@ -324,6 +336,7 @@ REACHABLE = [
         setup="GRANT CREATE ON SCHEMA tenancy TO tenants;"
         "ALTER FUNCTION tenancy.current_tenant() OWNER TO tenants",
         finding="role-owns-function",
+        dml=True,
     ),
     Leak(
         "a table without a mark that tenants may use",
@@ -487,9 +500,8 @@ def own_counters(scene: Scene) -> bool:
     with scene.attack() as session:
         got = attempt(
             session,
-            "SET LOCAL enable_indexscan = off",
-            "SET LOCAL enable_bitmapscan = off",
-            "TABLE events",
+            # without an index, whatever the planner would like
+            "SELECT * FROM events TABLESAMPLE SYSTEM (100)",
             "SELECT seq_tup_read FROM pg_stat_xact_user_tables"
             " WHERE relname = 'events_1'",
         )
@@ -545,6 +557,7 @@ CATALOG = [
         "indexes on `(tenant, email)`",
         "ALTER TABLE users DROP CONSTRAINT users_email_key, ADD UNIQUE (tenant, email)",
         setup=_USERS,
+        dml=True,
     ),
     Leak(
         "`EXPLAIN`: estimates from the statistics of all tenants",
@@ -555,6 +568,7 @@ CATALOG = [
         setup=_USERS.replace("UNIQUE", "")
         + "INSERT INTO users SELECT 'globex', i, 'you@globex'"
         " FROM generate_series(1000, 2000) i",
+        dml=True,
     ),
     Leak(
         "the number of rows of all tenants, in `pg_class`",
@@ -654,6 +668,7 @@ SHARED = [
         "`LISTEN`: what others `NOTIFY`",
         notified,
         "notify with an identifier only, and read the row",
+        dml=True,
     ),
     Leak(
         "advisory locks of others, taken or in `pg_locks`",
@@ -669,11 +684,13 @@ SHARED = [
         "`LOCK TABLE … IN ACCESS EXCLUSIVE MODE`",
         blocks("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE", "TABLE notes"),
         "`lock_timeout`, and something that ends long transactions",
+        dml=True,
     ),
     Leak(
         "`PREPARE TRANSACTION`, which keeps its locks for ever",
         strands,
         "`max_prepared_transactions = 0`, the default",
+        dml=True,
     ),
     Leak(
         "large objects: all belong to the one role",

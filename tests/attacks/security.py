@@ -32,10 +32,12 @@ def leak_table(leaks: Sequence[Leak]) -> str:
             _who(leak.by),
             leak.remedy,
             f"`{leak.finding}`" if leak.finding else "",
+            "stops it" if leak.dml else "",
         )
         for leak in leaks
     ]
-    return _table(("leak", "by", "remedy", "`check()` reports"), rows)
+    header = ("leak", "by", "remedy", "`check()` reports", "DML only")
+    return _table(header, rows)
 
 
 def leftover_table(leftovers: Sequence[Leftover]) -> str:

@@ -1,0 +1,193 @@
+"""Hardening: what ``allow_statements`` needs of the database, as data.
+
+Within a statement that begins with SELECT, functions can do what other statements do.
+:func:`hardening_sql` takes them away, and :func:`check_hardening` finds what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, text
+
+from ..policies import quote_literal, quote_name
+from ..tenancy import Tenancy
+from .catalog import _FIRST_OID, _USER_SCHEMAS
+from .findings import Finding
+
+#: Does what SET does, within a query. ``query_to_xml()``, ``ts_stat()`` and
+#: ``ts_rewrite()`` execute a query that they are given, but no other statement: of all
+#: functions of pg_catalog they can only carry this one.
+SET_CONFIG = "pg_catalog.set_config(text, text, boolean)"
+
+#: Functions of extensions that execute any statement that they are given: on a
+#: connection of their own (dblink, pg_background), or, as xml2's ``xpath_table()``,
+#: which pastes its arguments together, in the session.
+EXECUTE_TEXT = (
+    "dblink",
+    "dblink_connect",
+    "dblink_connect_u",
+    "dblink_exec",
+    "dblink_open",
+    "dblink_send_query",
+    "pg_background_launch",
+    "xpath_table",
+)
+
+# For superusers: others may not take functions of pg_catalog or of an extension away.
+_REVOKE_EXECUTE_TEXT = """\
+DO $$
+DECLARE f pg_catalog.regprocedure;
+BEGIN
+  FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+    WHERE l.lanname = 'c' AND p.proname IN ({names})
+  LOOP
+    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+  END LOOP;
+END $$"""
+
+
+def hardening_sql(database: str, owners: Sequence[str]) -> list[str]:
+    """Return the statements that a superuser executes, in the database.
+
+    :param database: its name.
+    :param owners: who owns the tables, and migrates and dumps them.
+    """
+    names = ", ".join(map(quote_literal, EXECUTE_TEXT))
+    return [
+        *_set_config_sql(owners),
+        *_temporary_sql(database, owners),
+        _REVOKE_EXECUTE_TEXT.format(names=names),
+    ]
+
+
+def _set_config_sql(owners: Sequence[str]) -> list[str]:
+    return _give_to(f"EXECUTE ON FUNCTION {SET_CONFIG}", owners)
+
+
+def _temporary_sql(database: str, owners: Sequence[str]) -> list[str]:
+    # autogenerate compares conditions by temporary views
+    return _give_to(f"TEMPORARY ON DATABASE {quote_name(database)}", owners)
+
+
+def _give_to(privilege: str, owners: Sequence[str]) -> list[str]:
+    """Take a privilege from everybody, and give it to ``owners``."""
+    return [
+        f"REVOKE {privilege} FROM PUBLIC",
+        *(f"GRANT {privilege} TO {quote_name(owner)}" for owner in owners),
+    ]
+
+
+# Tenants' own roles have no privileges but those of the group, unless granted by hand.
+_OURS = """
+    r.rolname IN (:tenants_role, :shared_role)
+    OR (pg_catalog.starts_with(r.rolname, :role_prefix) AND r.oid IN (
+        SELECT x.grantee FROM pg_catalog.aclexplode({acl}) x))
+"""
+
+_FUNCTIONS = text(
+    f"""
+    SELECT p.kind, p.oid::pg_catalog.regprocedure::text
+    FROM (
+        SELECT p.oid, p.pronamespace, p.proacl, CASE
+            WHEN p.oid = '{SET_CONFIG}'::pg_catalog.regprocedure THEN 'set-config'
+            WHEN l.lanname = 'c' AND p.proname = ANY (:names) THEN 'any'
+            WHEN NOT l.lanpltrusted AND l.lanname NOT IN ('internal', 'c')
+                THEN 'untrusted'
+            WHEN l.lanname NOT IN ('internal', 'c', 'sql') AND {_USER_SCHEMAS}
+                AND p.prosrc ~* '\\m(execute|spi_\\w+)\\M'
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+                    AND d.objid = p.oid AND d.deptype = 'e') THEN 'built'
+            END AS kind
+        FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+        WHERE (p.oid >= {_FIRST_OID}
+            OR p.oid = '{SET_CONFIG}'::pg_catalog.regprocedure)
+        -- triggers cannot be called
+        AND p.prorettype NOT IN (
+            'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+    ) AS p
+    WHERE p.kind IS NOT NULL AND EXISTS (
+        SELECT FROM pg_catalog.pg_roles r
+        WHERE ({_OURS.format(acl="p.proacl")})
+        AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')
+        AND pg_catalog.has_schema_privilege(r.oid, p.pronamespace, 'USAGE'))
+    ORDER BY 2
+    """
+)
+
+_TEMPORARY = text(
+    f"""
+    SELECT d.datname FROM pg_catalog.pg_database d
+    WHERE d.datname = pg_catalog.current_database() AND EXISTS (
+        SELECT FROM pg_catalog.pg_roles r
+        WHERE ({_OURS.format(acl="d.datacl")})
+        AND pg_catalog.has_database_privilege(r.oid, d.oid, 'TEMPORARY'))
+    """
+)
+
+_HARDENED = "sqlalchemy-tenants setup --hardened prints it"
+
+
+def check_hardening(
+    connection: Connection, tenancy: Tenancy, owners: Sequence[str]
+) -> Iterator[Finding]:
+    """Yield what lets a tenant past ``allow_statements``.
+
+    :param owners: who owns tables of tenants.
+    """
+    names = {
+        "role_prefix": tenancy.role_prefix,
+        "tenants_role": tenancy.tenants_role,
+        "shared_role": tenancy.shared_role,
+    }
+    functions = connection.execute(_FUNCTIONS, {**names, "names": list(EXECUTE_TEXT)})
+    for kind, name in functions.all():
+        if kind == "set-config":
+            remedy = "; ".join(_set_config_sql(owners))
+            yield Finding(
+                "set-config-open",
+                name,
+                "error",
+                "tenants may execute set_config(), which does within a SELECT what "
+                "allow_statements refuses",
+                f"as a superuser: {remedy} ({_HARDENED})",
+            )
+        elif kind == "any":
+            yield Finding(
+                "executes-text",
+                name,
+                "error",
+                "tenants may execute a function that executes any statement that it "
+                "is given",
+                f"as a superuser: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC "
+                f"({_HARDENED})",
+            )
+        else:
+            why = (
+                "is written in an untrusted language"
+                if kind == "untrusted"
+                else "executes statements that it builds"
+            )
+            yield Finding(
+                "executes-text",
+                name,
+                "warning",
+                f"tenants may execute a function that {why}: if it executes text that "
+                f"it is given, allow_statements does not hold",
+                f"see that it does not, or REVOKE EXECUTE ON FUNCTION {name} FROM "
+                f"PUBLIC",
+            )
+    for database in connection.execute(_TEMPORARY, names).scalars().all():
+        remedy = "; ".join(_temporary_sql(database, owners))
+        yield Finding(
+            "temporary-open",
+            database,
+            "warning",
+            "tenants may create temporary tables, by SELECT INTO, which stay on a "
+            "pooled connection",
+            f"as a superuser or the database's owner: {remedy} ({_HARDENED})",
+        )
