@@ -268,7 +268,8 @@ def tenants(comparison: Comparison) -> Iterator[MigrateOperation]:
             yield ops.CreateTenantRoleOp(tenant, logins=logins or (), **names)
             continue
         yield from _altered_role(state.role, TENANT_ROLE_ATTRIBUTES)
-        if logins is None:
+        # a tenant that is suspended stays so
+        if logins is None or state.suspended:
             continue
         wanted = set(logins) or {comparison.database.current_user}
         # our own roles among them are surplus memberships, see above

@@ -15,6 +15,7 @@ from .exceptions import (
     TenancyError,
     TenantAlreadyExists,
     TenantNotFound,
+    TenantSuspended,
 )
 from .policies import Policy
 from .session import AdminSession, TenantSession
@@ -39,6 +40,7 @@ __all__ = [
     "TenantMixin",
     "TenantNotFound",
     "TenantSession",
+    "TenantSuspended",
     "get_process_revision_directives",
     "shared_table",
     "tenant_column",

@@ -31,6 +31,7 @@ from .scope import (
     quote_path,
     require_transaction,
     sqlstate,
+    suspended_sql,
 )
 
 # Keys of Connection.info, which lives as long as the driver's connection.
@@ -46,24 +47,33 @@ _SAVEPOINT = re.compile(
 
 
 class _Before(NamedTuple):
-    """What a transaction had before a session joined it."""
+    """What a transaction had before a session joined it.
+
+    :param suspended: whether the session's tenant is, which nobody could ask in a
+        transaction that is aborted.
+    """
 
     role: str
     search_path: str
     setting: tuple[str, str] | None
+    suspended: bool
 
     @classmethod
     def read(cls, connection: Connection, scope: Scope) -> _Before:
         columns = ["role", "search_path"]
         if scope.setting is not None:
             columns.append(scope.setting[0])
-        shown = ", ".join(
+        shown = [
             f"pg_catalog.current_setting({quote_literal(each)}, true)"
             for each in columns
-        )
-        values = list(execute_text(connection, f"SELECT {shown}").one())
-        setting = None if scope.setting is None else (scope.setting[0], values[2] or "")
-        return cls(values[0], values[1], setting)
+        ]
+        if scope.setting is None:
+            shown.append(suspended_sql(quote_literal(scope.role)))
+        query = f"SELECT {', '.join(shown)}"
+        role, path, last = tuple[Any, ...](execute_text(connection, query).one())
+        if scope.setting is None:
+            return cls(role, path, None, last)
+        return cls(role, path, (scope.setting[0], last or ""), False)
 
     def statements(self) -> list[str]:
         """Return what sets all of it back."""
@@ -127,6 +137,11 @@ class Claim:
         self._holders: WeakSet[SessionTransaction] | None = None
         if before is not None:
             self._holders = WeakSet()
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the tenant was suspended when a session joined a transaction."""
+        return self._before is not None and self._before.suspended
 
     @property
     def _connection(self) -> Connection | None:
@@ -207,6 +222,17 @@ def claim_transaction(
         claim._holders.add(joined)
     info[_CLAIM_KEY] = claim
     return claim
+
+
+def claim_at_work(connection: Connection) -> Claim | None:
+    """Return the claim of whoever works on a connection, ``None`` for nobody."""
+    if connection.closed or connection.invalidated:
+        return None
+    claim: Claim | None = connection.info.get(_CLAIM_KEY)
+    if claim is None or not claim._is_living():
+        return None
+    # its sessions may be gone, and have not said so
+    return None if claim._holders is not None and not claim._holders else claim
 
 
 def _require_same(claim: Claim, connection: Connection, scope: Scope) -> None:

@@ -36,3 +36,10 @@ class TenantAlreadyExists(TenancyError):
 
 class ScopeError(TenancyError):
     """A transaction cannot be confined to its tenant, so it is refused."""
+
+
+class TenantSuspended(ScopeError):
+    """The tenant was suspended: ``resume_tenant()`` opens it again.
+
+    Not a :class:`TenantNotFound`, so that nothing creates the tenant instead.
+    """

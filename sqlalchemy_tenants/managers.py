@@ -122,6 +122,9 @@ class PostgresManager(DBManager):
         self._session_class = session_class
         self._create_if_missing = create_if_missing
         self._login_name: str | None = None
+        # what sessions are opened on; see bound_to()
+        self._bind: Engine | Connection = engine
+        self._admin_bind: Engine | Connection = admin_engine
 
     @classmethod
     def from_engine(
@@ -198,7 +201,7 @@ class PostgresManager(DBManager):
         """
         return Opening(
             self,
-            partial(self._session_class, self._engine, **self.tenant_kw(tenant)),
+            partial(self._session_class, self._bind, **self.tenant_kw(tenant)),
             self._create_if_missing if create_if_missing is None else create_if_missing,
         )
 
@@ -221,7 +224,7 @@ class PostgresManager(DBManager):
         :raises ScopeError: the login may not act as the admin role.
         """
         return Opening(
-            self, partial(AdminSession, self._admin_engine, **self.admin_kw(tenant))
+            self, partial(AdminSession, self._admin_bind, **self.admin_kw(tenant))
         )
 
     def connect(self, tenant: TenantId) -> AbstractContextManager[Connection]:
@@ -261,6 +264,34 @@ class PostgresManager(DBManager):
             noting(scope),
         ):
             yield connection
+
+    def bound_to(self, connection: Connection) -> Self:
+        """Return the same manager on one connection, for tests that roll back::
+
+            with engine.connect() as connection, connection.begin() as transaction:
+                bound = manager.bound_to(connection)
+                with bound.new_session("acme") as session:
+                    session.add(Order())
+                    session.commit()    # to a savepoint
+                transaction.rollback()
+
+        All that it does, tenants that it creates included, happens within savepoints of
+        the transaction that the connection is in, which nobody but the caller ends. One
+        scope is at work at a time, and the connection acts as its login again when a
+        session ends. So the login does what those of both engines do: to create tenants
+        it needs CREATEROLE, for admin sessions the admin role. A superuser is confined
+        as others are, because a session acts as its tenant's role, but cannot be
+        suspended.
+
+        :param connection: in a transaction whenever it is used.
+        :raises ScopeError: for a connection to another database than PostgreSQL. In
+            use: it is in no transaction; another scope is at work on it; somebody
+            commits it meanwhile.
+        :raises TypeError: for something else, as an engine.
+        """
+        from .bound import bind  # for tests only
+
+        return bind(self, connection)
 
     def create_tenant(self, tenant: TenantId) -> None:
         """Create a tenant: ``CREATE ROLE "tenant_acme" NOLOGIN IN ROLE tenants``, and
@@ -341,9 +372,52 @@ class PostgresManager(DBManager):
             with self._admin_engine.begin() as connection:
                 roles.delete_tenant(connection, tenant, self._tenancy)
 
-    def list_tenants(self) -> list[str]:
+    def suspend_tenant(self, tenant: TenantId) -> None:
+        """Suspend a tenant: ``REVOKE "tenant_acme" FROM app``, likewise from all others
+        that may act as it.
+
+        A transaction at work ends as it likes, and the next one is refused with
+        :class:`.TenantSuspended`. The tenant and its rows stay. Suspending it again
+        revokes what was granted since.
+
+        Admin sessions go on. So does a login that is a superuser, and one that
+        administers the role could grant it to itself.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: the admin engine's login may not revoke what another one has
+            granted; the application's login is a superuser; or under
+            ``isolation="shared"``, where the database keeps no tenants.
+        """
+        self._require_kept("suspend_tenant", tenant)
+        from .suspension import suspend_tenant  # which an application seldom needs
+
+        login = self._login()
+        with self._admin_engine.begin() as connection:
+            suspend_tenant(connection, tenant, self._tenancy, login)
+
+    def resume_tenant(self, tenant: TenantId) -> None:
+        """Let those logins act as a tenant again that could when it was suspended:
+        ``GRANT "tenant_acme" TO app WITH INHERIT FALSE, SET TRUE``, with the options
+        and the grantors that they had.
+
+        Nothing happens to a tenant that is not suspended.
+
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises ScopeError: as of :meth:`suspend_tenant`.
+        """
+        self._require_kept("resume_tenant", tenant)
+        from .suspension import resume_tenant
+
+        with self._admin_engine.begin() as connection:
+            resume_tenant(connection, tenant, self._tenancy)
+
+    def list_tenants(self, *, suspended: bool | None = None) -> list[str]:
         """Return all tenants in the order of their names, in their text form.
 
+        :param suspended: ``True`` for those that are suspended, ``False`` for the
+            others.
         :raises ScopeError: under ``isolation="shared"``, where only the application
             knows its tenants.
         """
@@ -353,7 +427,7 @@ class PostgresManager(DBManager):
                 "rows; keep a table of tenants in the application and read that"
             )
         with self._engine.connect() as connection:
-            return roles.list_tenants(connection, self._tenancy)
+            return roles.list_tenants(connection, self._tenancy, suspended)
 
     def check(self, *, strict: bool = False) -> list[Finding]:
         """Report what makes the isolation void, as the application's login sees it.
@@ -439,6 +513,17 @@ class PostgresManager(DBManager):
                 operation,
             )
         return self._isolation == "role"
+
+    def _require_kept(self, operation: str, tenant: TenantId) -> None:
+        tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
+        if self._isolation == "shared":
+            raise ScopeError(
+                f"{operation}: under isolation='shared' the database keeps rows of "
+                f"tenants but no tenants, and every login of the application opens all "
+                f"of them; refuse the tenant where the application names it for a "
+                f"request, as by a column of its own table of tenants",
+                tenant=tenant,
+            )
 
     def _login(self) -> str:
         """Return the login of the application's engine, asked once."""

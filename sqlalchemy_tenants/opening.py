@@ -105,8 +105,10 @@ def confine(connection: Connection, scope: Scope) -> None:
             claim_transaction(connection, scope, None)
             enter_scope(connection, scope)
         except BaseException as error:
-            refusal = refuse(error, connection, scope)
-            connection.close()
+            try:
+                refusal = refuse(error, connection, scope)
+            finally:
+                connection.close()
             if refusal is error:
                 raise
             raise refusal from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,15 +10,19 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from .drivers import driver_of
-from .exceptions import ScopeError, TenantNotFound
-from .policies import quote_name
+from .exceptions import ScopeError, TenantNotFound, TenantSuspended
+from .policies import quote_literal, quote_name
 from .scope import (
     INSUFFICIENT_PRIVILEGE,
     INVALID_PARAMETER_VALUE,
     NOT_NULL_VIOLATION,
     Scope,
+    enter_scope,
     sqlstate,
+    suspended_sql,
 )
+
+_log = logging.getLogger("sqlalchemy_tenants")
 
 #: The server's function that finds that a row violates a policy. Its message has the
 #: SQLSTATE of a missing privilege, and comes in the language of the server.
@@ -25,9 +30,12 @@ _CHECKS_POLICIES = "ExecWithCheckOptions"
 
 
 def explain(
-    error: DBAPIError, connection: Connection, scope: Scope
+    error: DBAPIError, connection: Connection, scope: Scope, suspended: bool | None
 ) -> TenantNotFound | ScopeError | None:
-    """Return what a refused scope means to the caller, ``None`` for another error."""
+    """Return what a refused scope means to the caller, ``None`` for another error.
+
+    :param suspended: whether the tenant is; ``None`` asks, which rolls back.
+    """
     state = sqlstate(error)
     if state == INVALID_PARAMETER_VALUE:
         if scope.setting is None:
@@ -42,6 +50,14 @@ def explain(
             tenant=scope.tenant,
         )
     if state == INSUFFICIENT_PRIVILEGE:
+        if suspended is None:
+            suspended = scope.setting is None and _ask_suspended(connection, scope)
+        if suspended:
+            return TenantSuspended(
+                f"tenant {scope.tenant!r} is suspended; "
+                f"resume_tenant({scope.tenant!r}) opens it again",
+                tenant=scope.tenant,
+            )
         login = _login(connection)
         who = "this login" if login is None else f"login {login!r}"
         return ScopeError(
@@ -49,6 +65,38 @@ def explain(
             tenant=scope.tenant,
         )
     return None
+
+
+def _ask_suspended(connection: Connection, scope: Scope) -> bool:
+    """Ask whether a tenant is suspended, in a transaction that could not be confined.
+
+    The server answers nothing in it, so it is rolled back. Then the scope is refused
+    again: whatever still holds this connection executes nothing.
+    """
+    if connection.closed or connection.invalidated:
+        return False
+    query = f"SELECT {suspended_sql(quote_literal(scope.role))}"
+    driver = driver_of(connection.dialect)
+    suspended = False
+    try:
+        # below SQLAlchemy: no listener of the application's runs without a tenant
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        raw.rollback()
+        cursor = raw.cursor()
+        try:
+            cursor.execute(query)
+            row = cursor.fetchone()
+            suspended = row is not None and bool(row[0])
+        finally:
+            cursor.close()
+        enter_scope(connection, scope)
+    except Exception as error:
+        _log.debug("asked whether %r is suspended: %s", scope.role, error)
+    finally:
+        if not connection.invalidated and not driver.is_aborted(connection):
+            connection.invalidate()
+    return suspended
 
 
 def _login(connection: Connection) -> str | None:
@@ -134,10 +182,19 @@ def _origin(error: DBAPIError) -> tuple[str | None, str | None]:
 
 
 def refuse(
-    error: BaseException, connection: Connection, scope: Scope | None
+    error: BaseException,
+    connection: Connection,
+    scope: Scope | None,
+    suspended: bool | None = None,
 ) -> BaseException:
     """Give up a connection whose scope could not be entered, unless the server refuses
-    its statements, and return what to raise."""
+    its statements, and return what to raise.
+
+    :param suspended: see :func:`explain`.
+    """
+    refusal = None
+    if scope is not None and isinstance(error, DBAPIError):
+        refusal = explain(error, connection, scope, suspended)
     if not isinstance(error, ScopeError) and not connection.invalidated:
         is_database_error = isinstance(error, DBAPIError)
         if not is_database_error or not driver_of(connection.dialect).is_aborted(
@@ -146,6 +203,4 @@ def refuse(
             connection.invalidate()  # nobody knows its state
             if isinstance(error, DBAPIError):
                 error.connection_invalidated = True
-    if scope is not None and isinstance(error, DBAPIError):
-        return explain(error, connection, scope) or error
-    return error
+    return error if refusal is None else refusal

@@ -12,7 +12,12 @@ from contextlib import contextmanager
 from sqlalchemy import ARRAY, Connection, Text, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
-from .exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
+from .exceptions import (
+    ScopeError,
+    TenantAlreadyExists,
+    TenantNotFound,
+    TenantSuspended,
+)
 from .policies import quote_dollar, quote_literal, quote_name
 from .scope import (
     DEPENDENT_OBJECTS_STILL_EXIST,
@@ -23,6 +28,7 @@ from .scope import (
     UNIQUE_VIOLATION,
     execute_text,
     sqlstate,
+    suspended_sql,
 )
 from .tenancy import Tenancy, TenantId
 
@@ -50,6 +56,9 @@ _FIND = text(
         AS is_member
     FROM pg_catalog.pg_roles role WHERE rolname = ANY (:roles)
     """
+).bindparams(_ROLES)
+_SUSPENDED = text(
+    f"SELECT name FROM unnest(:roles) name WHERE {suspended_sql('name')}"
 ).bindparams(_ROLES)
 _EXISTS = text(f"SELECT EXISTS (SELECT {_FROM_MEMBERS} AND member.rolname = :role)")
 
@@ -88,6 +97,8 @@ def grant_line(roles: str, member: str, options: str) -> str:
 def grant_tenant_lines(role: str, login: str | None) -> list[str]:
     """Return PL/pgSQL that lets a login act as a tenant without inheriting from it.
 
+    A tenant that is suspended stays so.
+
     PostgreSQL 15 has no ``WITH INHERIT FALSE``. There a login that inherits is
     refused, because it would fall under the tenants' policies while it acts as itself.
 
@@ -106,8 +117,11 @@ def grant_tenant_lines(role: str, login: str | None) -> list[str]:
             "run ALTER ROLE … NOINHERIT first.';"
         )
     attributes = f"FROM pg_catalog.pg_roles WHERE rolname = {name}"
+    suspended = f"tenant role {role} is suspended, and stays so"
     return [
-        f"IF (SELECT rolsuper {attributes}) THEN",
+        f"IF {suspended_sql(quote_literal(role))} THEN",
+        f"  RAISE NOTICE USING MESSAGE = {quote_literal(suspended)};",
+        f"ELSIF (SELECT rolsuper {attributes}) THEN",
         "  NULL;  -- a superuser acts as any role",
         f"ELSIF NOT {SERVER_16} AND (SELECT rolinherit {attributes}) THEN",
         f"  {inherits}",
@@ -163,19 +177,19 @@ def _create_role(connection: Connection, tenant: TenantId, tenancy: Tenancy) -> 
         except DBAPIError as error:
             if sqlstate(error) not in (DUPLICATE_OBJECT, UNIQUE_VIOLATION):
                 raise _explain_create(error, tenant, role, tenancy) or error from error
-            found = _find_roles(connection, [role], tenancy)
+            found = find_roles(connection, [role], tenancy)
             if found.get(role):
                 raise TenantAlreadyExists(
                     f"tenant {tenant!r} exists: role {role!r}", tenant=tenant
                 ) from error
             if role in found:
-                raise _not_a_tenant(role, tenant, tenancy) from error
+                raise not_a_tenant(role, tenant, tenancy) from error
             if not remaining:
                 raise
             # deleted since, or not visible in a transaction of another isolation level
 
 
-def _find_roles(
+def find_roles(
     connection: Connection, roles: Sequence[str], tenancy: Tenancy
 ) -> dict[str, bool]:
     """Return those of the roles that exist, and whether each is a tenant's."""
@@ -199,7 +213,7 @@ def _explain_deleted(tenants: Sequence[TenantId]) -> Iterator[None]:
         ) from error
 
 
-def _not_a_tenant(role: str, tenant: TenantId, tenancy: Tenancy) -> ScopeError:
+def not_a_tenant(role: str, tenant: TenantId, tenancy: Tenancy) -> ScopeError:
     return ScopeError(
         f"role {role!r} exists but is not a member of {tenancy.tenants_role!r}, so it "
         f"is not tenant {tenant!r}; drop or rename that role, or choose another "
@@ -232,7 +246,7 @@ def create_tenants(
     connection: Connection, tenants: Sequence[TenantId], tenancy: Tenancy, login: str
 ) -> int:
     """Create the tenants that do not exist, in one statement, and let ``login`` act as
-    each of them.
+    each of them. Those that are suspended stay so.
 
     :return: how many were created.
     :raises ScopeError: see :func:`create_tenant`.
@@ -240,10 +254,10 @@ def create_tenants(
     roles = {tenancy.role_for(tenant): tenant for tenant in tenants}
     # in order, so that two runs at the same time do not deadlock
     roles = {role: roles[role] for role in sorted(roles)}
-    found = _find_roles(connection, list(roles), tenancy)
+    found = find_roles(connection, list(roles), tenancy)
     for role, is_member in found.items():
         if not is_member:
-            raise _not_a_tenant(role, roles[role], tenancy)
+            raise not_a_tenant(role, roles[role], tenancy)
     missing = [role for role in roles if role not in found]
     if missing:
         try:
@@ -260,9 +274,25 @@ def create_tenants(
                 for role in missing
                 if _create_unless_there(connection, roles[role], tenancy)
             ]
-    with _explain_deleted(tenants):
-        _grant_roles(connection, list(roles), login)
+    closed = find_suspended(connection, list(roles))
+    opened = [role for role in roles if role not in closed]
+    if opened:
+        with _explain_deleted(tenants):
+            _grant_roles(connection, opened, login)
+    # GRANT waits for who suspends a tenant meanwhile
+    for role in find_suspended(connection, opened):
+        tenant = roles[role]
+        raise TenantSuspended(
+            f"tenant {tenant!r} was suspended while it was to be created; call this "
+            f"again, and it stays so",
+            tenant=tenant,
+        )
     return len(missing)
+
+
+def find_suspended(connection: Connection, roles: Sequence[str]) -> set[str]:
+    """Return those of the roles that are suspended."""
+    return set(connection.scalars(_SUSPENDED, {"roles": list(roles)}))
 
 
 def _create_roles(
@@ -360,12 +390,18 @@ def delete_tenant(connection: Connection, tenant: TenantId, tenancy: Tenancy) ->
         raise
 
 
-def list_tenants(connection: Connection, tenancy: Tenancy) -> list[str]:
-    """Return the tenants, in the order of their names."""
-    roles = connection.scalars(
-        _LIST,
-        {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix},
-    )
+def list_tenants(
+    connection: Connection, tenancy: Tenancy, suspended: bool | None = None
+) -> list[str]:
+    """Return the tenants, in the order of their names.
+
+    :param suspended: ``True`` for those that are, ``False`` for the others.
+    """
+    names = {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix}
+    roles = list(connection.scalars(_LIST, names))
+    if suspended is not None:
+        closed = find_suspended(connection, roles)
+        roles = [role for role in roles if (role in closed) is suspended]
     return [tenancy.tenant_of(role) for role in roles]
 
 

@@ -35,6 +35,9 @@ IN_FAILED_SQL_TRANSACTION = "25P02"
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
 INTERNAL_ERROR = "XX000"
 
+#: Begins the part of a comment on a tenant's role that says that it is suspended.
+SUSPENDED = "\nsuspended by sqlalchemy-tenants: "
+
 _log = logging.getLogger("sqlalchemy_tenants")
 
 # Key of Connection.info, which lives as long as the driver's connection.
@@ -220,6 +223,19 @@ def _raise_wrapped(
 def sqlstate(error: DBAPIError) -> str | None:
     """Return the SQLSTATE of a database error, of psycopg and asyncpg alike."""
     return getattr(error.orig, "sqlstate", None)
+
+
+def suspended_sql(role: str) -> str:
+    """Return the condition that a tenant is suspended. Comments on roles are read by
+    everybody, and written by those that administer the role.
+
+    :param role: the role's name, as an expression of SQL.
+    """
+    comment = "pg_catalog.shobj_description(role.oid, 'pg_authid')"
+    return (
+        f"EXISTS (SELECT FROM pg_catalog.pg_roles role WHERE role.rolname = {role}"
+        f" AND pg_catalog.strpos({comment}, {quote_literal(SUSPENDED)}) > 0)"
+    )
 
 
 def require_transaction(connection: Connection, scope: Scope) -> None:

@@ -63,6 +63,8 @@ class ScopedSession(Session):
     _root_at_hand: RootTransaction | None = None
     _entered: tuple[ref[SessionTransaction], dict[Connection, _Entry]] | None = None
     _joins = False
+    #: Whether to refuse a transaction of the session's own, which it would commit.
+    joins_only = False
 
     def __init__(
         self,
@@ -534,25 +536,39 @@ def _enter(
     scope = session._scope
     root = connection.get_transaction()
     assert root is not None
-    claim = None
+    claim = joined = None
     try:
         if scope is None:
             raise _without_scope(session)
-        joined = None
         if session.joins(connection, root):
             joined = transaction
             session.listen_for_end()
+        elif session.joins_only:
+            raise not_begun_error(scope.tenant)
         claim = claim_transaction(connection, scope, root, joined)
         enter_scope(connection, scope)
         session.note_entry(transaction, connection, root, claim)
     except BaseException as error:
         # The Session keeps this connection, and get_bind() refuses to go on with it
-        refusal = refuse(error, connection, scope)
+        suspended = None
+        if joined is not None:
+            suspended = claim is not None and claim.suspended
+        refusal = refuse(error, connection, scope, suspended)
         if claim is not None:
             claim.cancel(connection, transaction)
         if refusal is error:
             raise
         raise refusal from error
+
+
+def not_begun_error(tenant: TenantId | None = None) -> ScopeError:
+    """Return the error of a bound manager whose connection is in no transaction."""
+    return ScopeError(
+        "the connection that the manager is bound to is in no transaction that could "
+        "be rolled back, so that what happens on it would stay; begin one first: with "
+        "connection.begin() as transaction, and transaction.rollback() at the end",
+        tenant=tenant,
+    )
 
 
 def _leave(session: Session, transaction: SessionTransaction) -> None:

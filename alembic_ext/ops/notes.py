@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from sqlalchemy_tenants.policies import quote_literal, quote_name
 from sqlalchemy_tenants.roles import SERVER_16, do_block
+from sqlalchemy_tenants.scope import SUSPENDED
 
 #: Comment on roles and schemas that operations created: their reverses drop no others.
 OWNED_COMMENT = "created by sqlalchemy-tenants"
@@ -45,8 +46,9 @@ def is_owned(role: str) -> str:
     return (
         "EXISTS (SELECT FROM pg_catalog.pg_roles r"
         f" WHERE r.rolname = {quote_literal(role)}"
-        " AND pg_catalog.shobj_description(r.oid, 'pg_authid') ="
-        f" {quote_literal(OWNED_COMMENT)})"
+        # what follows says that a tenant is suspended
+        " AND pg_catalog.split_part(pg_catalog.shobj_description(r.oid, 'pg_authid'),"
+        f" {quote_literal(SUSPENDED)}, 1) = {quote_literal(OWNED_COMMENT)})"
     )
 
 

@@ -201,6 +201,15 @@ class PostgresManager(DBManager):
             yield connection
             await connection.commit()
 
+    def bound_to(self, connection: AsyncConnection) -> Self:
+        """Return the same manager on one connection, for tests that roll back.
+
+        :raises TypeError: for something else, as a sync connection.
+        """
+        from .bound import bind  # for tests only
+
+        return bind(self, connection)
+
     async def create_tenant(self, tenant: TenantId) -> None:
         """Create a tenant."""
         await _run(lambda: self._manager.create_tenant(tenant))
@@ -220,9 +229,17 @@ class PostgresManager(DBManager):
         """Delete a tenant, never its rows."""
         await _run(lambda: self._manager.delete_tenant(tenant))
 
-    async def list_tenants(self) -> list[str]:
+    async def suspend_tenant(self, tenant: TenantId) -> None:
+        """Let nobody act as a tenant until it is resumed."""
+        await _run(lambda: self._manager.suspend_tenant(tenant))
+
+    async def resume_tenant(self, tenant: TenantId) -> None:
+        """Let those logins act as a tenant again that could before."""
+        await _run(lambda: self._manager.resume_tenant(tenant))
+
+    async def list_tenants(self, *, suspended: bool | None = None) -> list[str]:
         """Return all tenants in the order of their names, in their text form."""
-        return await _run(self._manager.list_tenants)
+        return await _run(lambda: self._manager.list_tenants(suspended=suspended))
 
     async def check(self, *, strict: bool = False) -> list[Finding]:
         """Report what makes the isolation void, as the application's login sees it."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sqlalchemy import ARRAY, Boolean, Connection, Text, bindparam, text
 
 from ..policies import Command, Policy, role_set
+from ..scope import suspended_sql
 from ..tenancy import FUNCTION_NAME, Tenancy
 
 ObjectType: TypeAlias = Literal[
@@ -205,6 +206,7 @@ class TenantState:
 
     role: RoleState
     logins: tuple[str, ...]
+    suspended: bool
 
 
 def _role(oid: str) -> str:
@@ -546,7 +548,7 @@ _TENANTS = text(
         -- whoever creates a role only administers it; before 16 nothing less than all
         WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
             (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
-        ORDER BY login.rolname)
+        ORDER BY login.rolname), {suspended_sql("tenant.rolname")}
     FROM pg_catalog.pg_auth_members m
     JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
     JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member
@@ -730,7 +732,10 @@ def read_tenants(connection: Connection, tenancy: Tenancy) -> dict[str, TenantSt
         _TENANTS,
         {"tenants_role": tenancy.tenants_role, "role_prefix": tenancy.role_prefix},
     )
-    tenants = (TenantState(_as_role(loads(role)), tuple(ls)) for role, ls in rows)
+    tenants = (
+        TenantState(_as_role(loads(role)), tuple(logins), suspended)
+        for role, logins, suspended in rows
+    )
     return {tenant.role.name: tenant for tenant in tenants}
 
 
