@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -30,6 +31,7 @@ from .tenancy import Isolation, Tenancy, TenantId
 
 if TYPE_CHECKING:
     from .database.findings import Finding
+    from .rows.results import Progress, RowCounts
 
 _log = logging.getLogger("sqlalchemy_tenants")
 
@@ -81,8 +83,52 @@ class DBManager(ABC):
         """Create many tenants, those that exist aside."""
 
     @abstractmethod
-    def delete_tenant(self, tenant: TenantId) -> None:
-        """Delete a tenant, never its rows."""
+    def delete_tenant(
+        self,
+        tenant: TenantId,
+        rows: bool = False,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Delete a tenant, and its rows only where told to."""
+
+    @abstractmethod
+    def export_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Write all rows of a tenant into a file."""
+
+    @abstractmethod
+    def import_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        as_tenant: TenantId | None = None,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Insert the rows of a file."""
+
+    @abstractmethod
+    def delete_rows(
+        self,
+        tenant: TenantId,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Delete all rows of a tenant."""
+
+    @abstractmethod
+    def rename_tenant(
+        self, old: TenantId, new: TenantId, *, progress: Progress | None = None
+    ) -> RowCounts:
+        """Give a tenant another name."""
 
     @abstractmethod
     def list_tenants(self) -> list[str]:
@@ -353,24 +399,151 @@ class PostgresManager(DBManager):
                 progress(done)
         return created
 
-    def delete_tenant(self, tenant: TenantId) -> None:
-        """Delete a tenant: ``DROP ROLE``. Its rows stay.
+    def delete_tenant(
+        self,
+        tenant: TenantId,
+        rows: bool = False,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Delete a tenant: ``DROP ROLE``. Its rows stay, unless ``rows=True``.
 
         Also one whose text is not the canonical form, that an older version created.
 
-        Whoever creates a tenant of this name later sees them. That may be a late
-        request: :meth:`new_session` creates a tenant that does not exist, unless it,
-        or the manager, was given ``create_if_missing=False``.
+        Whoever creates a tenant of this name later sees rows that stay. That may be a
+        late request: :meth:`new_session` creates a tenant that does not exist, unless
+        it, or the manager, was given ``create_if_missing=False``.
 
-        Under ``isolation="shared"`` there is nothing to delete.
+        With ``rows=True`` rows and role go in one transaction of the admin role, which
+        is narrowed to the tenant. Who writes to the tables meanwhile, waits.
 
+        Under ``isolation="shared"`` there is nothing to delete but rows.
+
+        :param rows: delete its rows, too, as :meth:`delete_rows` does.
+        :param progress: see :meth:`delete_rows`.
+        :return: rows that were deleted, by table; none unless ``rows=True``.
         :raises InvalidTenant: for what cannot identify a tenant.
         :raises TenantNotFound: the tenant does not exist.
         :raises ScopeError: the role owns something, or may not be dropped.
+        :raises sqlalchemy_tenants.rows.RowsError: see :meth:`delete_rows`.
         """
+        if require_flag("rows", rows):
+            from .rows.removing import delete_tenant_and_rows
+
+            return delete_tenant_and_rows(self, tenant, progress)
         if self._keeps("delete_tenant", tenant):
             with self._admin_engine.begin() as connection:
                 roles.delete_tenant(connection, tenant, self._tenancy)
+        return {}
+
+    def export_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Write all rows of a tenant into a file, as they are at one moment::
+
+            manager.export_rows("acme", "acme.rows")
+
+        The tenant itself reads them, by ``COPY``, in a transaction that is REPEATABLE
+        READ and READ ONLY. The file is there when it is complete, or not at all; only
+        its owner may read it. Tables that all tenants share are left out.
+
+        :param path: where the file is to be.
+        :param overwrite: replace a file that is there.
+        :param progress: called with a :class:`.RowsProgress` now and then.
+        :return: rows by table; ``left_out`` has the tables that were.
+        :raises FileExistsError: there is a file.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises TypeError: the manager has no ``metadata``.
+        :raises sqlalchemy_tenants.rows.RowsError: a table cannot be read as a whole.
+        """
+        from .rows.exporting import export_rows
+
+        return export_rows(self, tenant, path, overwrite=overwrite, progress=progress)
+
+    def import_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        as_tenant: TenantId | None = None,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Insert the rows of a file, all of them or none::
+
+            manager.import_rows("acme", "acme.rows")
+            manager.import_rows("acme", "acme.rows", as_tenant="globex")
+
+        The tenant itself writes them, so that its policies refuse another one's. The
+        tenant must exist. What is in the file is compared with the models and with the
+        database before the first row is sent. Sequences are set behind the highest
+        keys; for identity columns the admin engine's login must own the tables.
+
+        :param tenant: whose rows the file holds.
+        :param as_tenant: whose rows they become, where that is another tenant.
+        :param progress: called with a :class:`.RowsProgress` now and then.
+        :return: rows by table; ``left_out`` has the tables that all tenants share.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises TypeError: the manager has no ``metadata``.
+        :raises sqlalchemy_tenants.rows.RowsError: the file is damaged or another
+            tenant's, does not fit the database, or has rows that are there already.
+        """
+        from .rows.importing import import_rows
+
+        return import_rows(self, tenant, path, as_tenant=as_tenant, progress=progress)
+
+    def delete_rows(
+        self,
+        tenant: TenantId,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Delete all rows of a tenant, in one statement. The tenant stays::
+
+            manager.delete_rows("acme", dry_run=True)   # {"orders": 12, "lines": 40}
+
+        The tenant itself deletes them. Tables that all tenants share are left out.
+
+        :param dry_run: only count them.
+        :param progress: called with a :class:`.RowsProgress` for each table.
+        :return: rows by table; ``left_out`` has the tables that were.
+        :raises TenantNotFound: the tenant does not exist.
+        :raises TypeError: the manager has no ``metadata``.
+        :raises sqlalchemy_tenants.rows.RowsError: a policy hides rows, or other tables
+            reference some.
+        """
+        from .rows.removing import delete_rows
+
+        return delete_rows(self, tenant, dry_run=dry_run, progress=progress)
+
+    def rename_tenant(
+        self, old: TenantId, new: TenantId, *, progress: Progress | None = None
+    ) -> RowCounts:
+        """Give a tenant another name: its rows and, under ``isolation="role"``, its
+        role, in one transaction.
+
+        The admin role does it, in one ``UPDATE`` of all tables, so that foreign keys
+        that carry the tenant hold. Who writes to these tables meanwhile, waits. Role
+        memberships, comments and whether the tenant is suspended stay.
+
+        :param progress: called with a :class:`.RowsProgress` for each table.
+        :return: rows by table; ``left_out`` has the tables that all tenants share.
+        :raises InvalidTenant: for what cannot identify a tenant.
+        :raises TenantAlreadyExists: ``new`` exists.
+        :raises TenantNotFound: ``old`` does not exist.
+        :raises ScopeError: the admin engine's login may not rename the role.
+        :raises TypeError: the manager has no ``metadata``.
+        :raises sqlalchemy_tenants.rows.RowsError: there are rows of ``new``, or
+            ``Tenancy(tenants=...)`` declares otherwise.
+        """
+        from .rows.renaming import rename_tenant
+
+        return rename_tenant(self, old, new, progress=progress)
 
     def suspend_tenant(self, tenant: TenantId) -> None:
         """Suspend a tenant: ``REVOKE "tenant_acme" FROM app``, likewise from all others
@@ -452,6 +625,21 @@ class PostgresManager(DBManager):
         return findings
 
     # The rest is not for applications; the async manager calls it, too.
+
+    @property
+    def metadata(self) -> MetaData | None:
+        """The models."""
+        return self._metadata
+
+    @property
+    def tenancy(self) -> Tenancy:
+        """Names of roles and setting."""
+        return self._tenancy
+
+    @property
+    def isolation(self) -> Isolation:
+        """What tenants act as."""
+        return self._isolation
 
     def tenant_kw(self, tenant: TenantId) -> dict[str, Any]:
         """Return the arguments of a :class:`TenantSession`."""

@@ -6,6 +6,7 @@ Every decision is taken in :mod:`sqlalchemy_tenants.managers`, which runs here t
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,6 +25,7 @@ from .session import AsyncAdminSession, AsyncTenantSession
 
 if TYPE_CHECKING:
     from ..database.findings import Finding
+    from ..rows.results import Progress, RowCounts
 
 _T = TypeVar("_T")
 
@@ -71,8 +73,52 @@ class DBManager(ABC):
         """Create many tenants, those that exist aside."""
 
     @abstractmethod
-    async def delete_tenant(self, tenant: TenantId) -> None:
-        """Delete a tenant, never its rows."""
+    async def delete_tenant(
+        self,
+        tenant: TenantId,
+        rows: bool = False,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Delete a tenant, and its rows only where told to."""
+
+    @abstractmethod
+    async def export_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Write all rows of a tenant into a file."""
+
+    @abstractmethod
+    async def import_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        as_tenant: TenantId | None = None,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Insert the rows of a file."""
+
+    @abstractmethod
+    async def delete_rows(
+        self,
+        tenant: TenantId,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Delete all rows of a tenant."""
+
+    @abstractmethod
+    async def rename_tenant(
+        self, old: TenantId, new: TenantId, *, progress: Progress | None = None
+    ) -> RowCounts:
+        """Give a tenant another name."""
 
     @abstractmethod
     async def list_tenants(self) -> list[str]:
@@ -225,9 +271,69 @@ class PostgresManager(DBManager):
             lambda: self._manager.create_tenants(tenant_ids, progress=progress)
         )
 
-    async def delete_tenant(self, tenant: TenantId) -> None:
-        """Delete a tenant, never its rows."""
-        await _run(lambda: self._manager.delete_tenant(tenant))
+    async def delete_tenant(
+        self,
+        tenant: TenantId,
+        rows: bool = False,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Delete a tenant, and its rows only where told to."""
+        return await _run(
+            lambda: self._manager.delete_tenant(tenant, rows, progress=progress)
+        )
+
+    async def export_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Write all rows of a tenant into a file."""
+        return await _run(
+            lambda: self._manager.export_rows(
+                tenant, path, overwrite=overwrite, progress=progress
+            )
+        )
+
+    async def import_rows(
+        self,
+        tenant: TenantId,
+        path: str | os.PathLike[str],
+        *,
+        as_tenant: TenantId | None = None,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Insert the rows of a file, all of them or none."""
+        return await _run(
+            lambda: self._manager.import_rows(
+                tenant, path, as_tenant=as_tenant, progress=progress
+            )
+        )
+
+    async def delete_rows(
+        self,
+        tenant: TenantId,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RowCounts:
+        """Delete all rows of a tenant. The tenant stays."""
+        return await _run(
+            lambda: self._manager.delete_rows(
+                tenant, dry_run=dry_run, progress=progress
+            )
+        )
+
+    async def rename_tenant(
+        self, old: TenantId, new: TenantId, *, progress: Progress | None = None
+    ) -> RowCounts:
+        """Give a tenant another name."""
+        return await _run(
+            lambda: self._manager.rename_tenant(old, new, progress=progress)
+        )
 
     async def suspend_tenant(self, tenant: TenantId) -> None:
         """Let nobody act as a tenant until it is resumed."""

@@ -1,0 +1,336 @@
+"""Plan: which tables have rows of tenants, and how they hang together.
+
+The models say which tables; the database says what they are like. Everything is asked
+as the role that is to work, before anything is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from sqlalchemy import ARRAY, Connection, MetaData, Table, Text, bindparam, schema, text
+
+from ..declare import SharedTable, TenantTable, marks
+from ..policies import ADMIN_POLICY, FLOOR_POLICY, quote_qualified
+from ..scope import execute_all, quote
+from ..tenancy import Tenancy, TenantId
+from .results import RowsError
+
+Privilege: TypeAlias = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
+
+# How values are printed and read, whatever the login, the database or the role says.
+_FORMATS = (
+    "SET LOCAL datestyle = 'ISO, MDY'",
+    "SET LOCAL intervalstyle = 'postgres'",
+    "SET LOCAL timezone = 'UTC'",
+    "SET LOCAL extra_float_digits = 1",
+    "SET LOCAL bytea_output = 'hex'",
+    "SET LOCAL lc_monetary = 'C'",
+    "SET LOCAL xmloption = 'content'",
+)
+
+# format_type(…, -1): a type without its length, by a name that means no other length
+_TABLES = text(
+    """
+    SELECT wanted.position::integer, c.oid::bigint, n.nspname, c.relname,
+        c.relkind::text, c.relispartition,
+        CASE WHEN c.relispartition
+            THEN pg_catalog.pg_partition_root(c.oid)::oid::bigint END AS root,
+        pg_catalog.row_security_active(c.oid) AS confines,
+        EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid
+            AND p.polname = :policy AND p.polcmd = '*') AS has_policy,
+        ARRAY(SELECT p.polname::text FROM pg_catalog.pg_policy p
+            WHERE p.polrelid = c.oid AND p.polname <> :policy AND NOT p.polpermissive
+            AND p.polcmd IN ('*', 'r', 'd') AND (0::oid = ANY (p.polroles) OR EXISTS (
+                SELECT FROM pg_catalog.unnest(p.polroles) AS role(oid)
+                WHERE pg_catalog.pg_has_role(role.oid, 'USAGE')))
+            ORDER BY p.polname) AS hiding,
+        ARRAY(SELECT i.inhrelid::bigint FROM pg_catalog.pg_inherits i
+            WHERE i.inhparent = c.oid AND c.relkind = 'r') AS children,
+        CASE WHEN c.oid IS NOT NULL
+            THEN pg_catalog.has_table_privilege(c.oid, :privilege) END AS privileged,
+        (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+            a.attname,
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            pg_catalog.format_type(a.atttypid, -1),
+            a.attgenerated <> '',
+            a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
+            :privilege = 'DELETE'
+                OR pg_catalog.has_column_privilege(c.oid, a.attnum, :privilege),
+            COALESCE(
+                pg_catalog.to_regclass(pg_catalog.pg_get_serial_sequence(
+                    pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname)
+                )::oid::bigint,
+                (SELECT d.refobjid::bigint FROM pg_catalog.pg_attrdef f
+                JOIN pg_catalog.pg_depend d ON d.objid = f.oid
+                    AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                    AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+                WHERE f.adrelid = c.oid AND f.adnum = a.attnum LIMIT 1),
+                pg_catalog.to_regclass(wanted.sequences::pg_catalog.json ->> a.attname)
+                ::oid::bigint)
+            ) ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        )::text AS columns
+    FROM unnest(:names, :sequences) WITH ORDINALITY AS wanted(name, sequences, position)
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(wanted.name)
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY wanted.position
+    """
+).bindparams(
+    bindparam("names", type_=ARRAY(Text)), bindparam("sequences", type_=ARRAY(Text))
+)
+
+_FOREIGN_KEYS = text(
+    """
+    SELECT f.conname, f.conrelid::bigint, f.confrelid::bigint, f.condeferrable
+    FROM pg_catalog.pg_constraint f
+    WHERE f.contype = 'f' AND f.conparentid = 0
+    AND f.conrelid::bigint = ANY (:tables) AND f.confrelid::bigint = ANY (:tables)
+    ORDER BY f.conname
+    """
+)
+
+
+class Column(NamedTuple):
+    """A column as the database has it.
+
+    :param type: its type, as in ``"character varying(30)"``.
+    :param base: the same without length or precision, which reads any text of it.
+    :param is_generated: the database computes its value.
+    :param is_required: it must be given a value.
+    :param is_allowed: the role may do with it what it is to do.
+    :param sequence: OID of the sequence that its values come from.
+    """
+
+    name: str
+    type: str
+    base: str
+    is_generated: bool
+    is_required: bool
+    is_allowed: bool
+    sequence: int | None
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """A table whose rows belong to tenants.
+
+    :param name: as the models call it, with its schema where they name one.
+    :param sql: the same for SQL; never bound to another table on the search path.
+    :param source: the same for ``FROM``, without tables that inherit from it.
+    :param columns: those that are stored.
+    :param own: condition for rows of the current tenant, that of the policies.
+    """
+
+    oid: int
+    name: str
+    sql: str
+    source: str
+    mark: TenantTable
+    columns: tuple[Column, ...]
+    own: str
+
+
+class ForeignKey(NamedTuple):
+    """A foreign key between two planned tables."""
+
+    name: str
+    table: int
+    referenced: int
+    is_deferrable: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tables of tenants, and what is left out."""
+
+    tables: tuple[PlannedTable, ...]
+    left_out: tuple[str, ...]
+
+
+def require_metadata(metadata: MetaData | None, operation: str) -> MetaData:
+    """Return the models.
+
+    :raises TypeError: the manager has none.
+    """
+    if metadata is None:
+        raise TypeError(
+            f"{operation} needs the models, which say what belongs to tenants: "
+            f"PostgresManager.from_engine(..., metadata=Base.metadata)"
+        )
+    return metadata
+
+
+def set_formats(connection: Connection) -> None:
+    """Let values be printed and read in one way, in this transaction."""
+    execute_all(connection, _FORMATS)
+
+
+def make_plan(
+    connection: Connection,
+    metadata: MetaData,
+    tenancy: Tenancy,
+    tenant: TenantId,
+    privilege: Privilege,
+    *,
+    hidden: bool = False,
+    admin: bool = False,
+) -> Plan:
+    """Return what is to be done, and refuse what cannot be.
+
+    :param connection: in a transaction of the role that is to work.
+    :param privilege: what it is to do.
+    :param hidden: whether rows may be hidden from it.
+    :param admin: whether it is the admin role.
+    :raises RowsError: a table is missing or is no table, its policies do not confine
+        this role or hide rows from it, or the role has not the privilege.
+    """
+    wanted = [
+        (table, mark)
+        for table, mark in marks(metadata)
+        if isinstance(mark, TenantTable)
+    ]
+    parameters = {
+        "names": [quote_qualified(table.schema, table.name) for table, _ in wanted],
+        "sequences": [json.dumps(_named_sequences(table)) for table, _ in wanted],
+        "policy": ADMIN_POLICY if admin else FLOOR_POLICY,
+        "privilege": privilege,
+    }
+    rows = connection.execute(_TABLES, parameters).all()
+    known = {row.oid for row in rows}
+    tables = []
+    for (table, mark), row in zip(wanted, rows, strict=True):
+        if row.root in known and row.root != row.oid:
+            continue  # its rows are those of the partitioned table
+        _require_usable(table.fullname, row, known, tenant)
+        columns = tuple(Column(*each) for each in json.loads(row.columns))
+        _require_confined(table.fullname, row, tenant)
+        if not hidden:
+            _require_visible(table.fullname, row, tenant)
+        _require_privilege(table.fullname, row, columns, privilege, tenant)
+        name = f"{quote(row.nspname)}.{quote(row.relname)}"
+        own = mark.policies(tenancy)[0].using
+        assert own is not None
+        tables.append(
+            PlannedTable(
+                oid=row.oid,
+                name=table.fullname,
+                sql=name,
+                source=name if row.relkind == "p" else f"ONLY {name}",
+                mark=mark,
+                columns=tuple(each for each in columns if not each.is_generated),
+                own=own,
+            )
+        )
+    left_out = [
+        table.fullname
+        for table, mark in marks(metadata)
+        if isinstance(mark, SharedTable)
+    ]
+    return Plan(tuple(tables), tuple(left_out))
+
+
+def _named_sequences(table: Table) -> dict[str, str]:
+    """Return the sequences that the model names, by column; where the column has no
+    default in the database, nothing there tells of them."""
+    return {
+        column.name: quote_qualified(column.default.schema, column.default.name)
+        for column in table.columns
+        if isinstance(column.default, schema.Sequence)
+    }
+
+
+def _require_usable(name: str, row: Any, known: set[Any], tenant: TenantId) -> None:
+    if row.oid is None:
+        raise RowsError(
+            f"table {name!r} of the models does not exist, or its schema is closed to "
+            f"tenants; run the migrations (alembic upgrade head) first",
+            tenant=tenant,
+        )
+    if row.relkind not in ("r", "p"):
+        raise RowsError(
+            f"{name!r} is a view or a foreign table, whose rows are elsewhere; mark "
+            f"the tables that it reads instead",
+            tenant=tenant,
+        )
+    if not known.issuperset(row.children):
+        raise RowsError(
+            f"tables without a mark inherit (INHERITS) from table {name!r}, so that "
+            f"their rows would be missed; mark them, too",
+            tenant=tenant,
+        )
+
+
+def _require_confined(name: str, row: Any, tenant: TenantId) -> None:
+    if not row.confines or not row.has_policy:
+        raise RowsError(
+            f"table {name!r} does not confine tenants to their rows: row-level "
+            f"security is off, or one of its policies is missing; see "
+            f"manager.check(), and repair it with alembic revision --autogenerate",
+            tenant=tenant,
+        )
+
+
+def _require_visible(name: str, row: Any, tenant: TenantId) -> None:
+    if row.hiding:
+        raise RowsError(
+            f"policies {', '.join(row.hiding)} of table {name!r} may hide rows from "
+            f"their own tenant, so that some would be missed; make them permissive, or "
+            f"for INSERT and UPDATE only, or drop them meanwhile",
+            tenant=tenant,
+        )
+
+
+def _require_privilege(
+    name: str,
+    row: Any,
+    columns: Sequence[Column],
+    privilege: Privilege,
+    tenant: TenantId,
+) -> None:
+    lacking = [c.name for c in columns if not c.is_allowed and not c.is_generated]
+    if lacking or (privilege == "DELETE" and not row.privileged):
+        of = f" on column {', '.join(lacking)}" if lacking and row.oid else ""
+        raise RowsError(
+            f"{privilege} on table {name!r}{of} is not granted to the role that works "
+            f"on the rows; see manager.check(), and repair it with alembic revision "
+            f"--autogenerate",
+            tenant=tenant,
+        )
+
+
+def foreign_keys(connection: Connection, plan: Plan) -> list[ForeignKey]:
+    """Return the foreign keys between the tables."""
+    statement = _FOREIGN_KEYS
+    parameters = {"tables": [table.oid for table in plan.tables]}
+    return [ForeignKey(*row) for row in connection.execute(statement, parameters)]
+
+
+def in_order(
+    tables: Sequence[PlannedTable], keys: Sequence[ForeignKey]
+) -> Iterator[tuple[PlannedTable, ...]]:
+    """Yield the tables, what is referenced first. Those that reference each other come
+    together."""
+    reached = {table.oid: {table.oid} for table in tables}
+    before = -1
+    while before != (before := sum(map(len, reached.values()))):
+        for key in keys:
+            if key.table in reached and key.referenced in reached:
+                reached[key.table] |= reached[key.referenced]
+    done: set[int] = set()
+    # what reaches less comes first: it can reach nothing that reaches more
+    for table in sorted(tables, key=lambda each: len(reached[each.oid])):
+        if table.oid not in done:
+            group = [t for t in tables if reached[t.oid] == reached[table.oid]]
+            done |= {each.oid for each in group}
+            yield tuple(group)
+
+
+def in_text(sql: str) -> str:
+    """Return SQL for a part of ``text()``, which takes a colon for a parameter."""
+    return sql.replace(":", r"\:")
