@@ -9,17 +9,20 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import make_url
+from sqlalchemy import Identity, UniqueConstraint, make_url
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from projects import Project
 from servers import SUPERUSER, Database, bin_dir, requested_version
+from sqlalchemy_tenants import TenantMixin, shared_table, with_rls
 from sqlalchemy_tenants.command_line import cli
 from sqlalchemy_tenants.command_line.connecting import database_url
 from sqlalchemy_tenants.command_line.failures import Failure
@@ -30,6 +33,28 @@ ROOT = Path(__file__).parent.parent
 
 #: The models of the module "tenancy", beside this one.
 MODELS = "tenancy:Base"
+
+
+class Shop(DeclarativeBase):
+    """Models whose tenants are all text, so that one tenant has rows in each."""
+
+
+@with_rls
+class Order(TenantMixin, Shop):
+    __tablename__ = "orders"
+    __table_args__ = (UniqueConstraint("tenant", "id"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    note: Mapped[str | None]
+
+
+@shared_table
+class Country(Shop):
+    __tablename__ = "countries"
+    code: Mapped[str] = mapped_column(primary_key=True)
+
+
+#: The models above.
+SHOP = "test_command_line:Shop"
 
 Run = Callable[..., Result]
 
@@ -55,12 +80,20 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def tenants(run: Run, migrated: Database) -> Run:
+def shop(database: Database) -> Database:
+    """A database with the tables of the models above."""
+    migrate(database, Shop.metadata)
+    grant_logins(database)
+    return database
+
+
+@pytest.fixture
+def tenants(run: Run, shop: Database) -> Run:
     """Run one of the commands of tenants, as the logins ``app`` and ``manager``."""
     environment = {
-        "SQLALCHEMY_TENANTS_URL": migrated.app_url,
-        "SQLALCHEMY_TENANTS_ADMIN_URL": migrated.admin_url,
-        "SQLALCHEMY_TENANTS_MODELS": MODELS,
+        "SQLALCHEMY_TENANTS_URL": shop.app_url,
+        "SQLALCHEMY_TENANTS_ADMIN_URL": shop.admin_url,
+        "SQLALCHEMY_TENANTS_MODELS": SHOP,
         "SQLALCHEMY_TENANTS_SCHEMA": "public",
     }
     return lambda *arguments, **kw: run("tenants", *arguments, env=environment, **kw)
@@ -313,20 +346,89 @@ def test_tenants_are_created_and_listed(tenants: Run) -> None:
     assert json.loads(tenants("list", "--json").output) == found
 
 
-def test_what_cannot_be_created(tenants: Run, migrated: Database) -> None:
+def test_what_cannot_be_created(tenants: Run, shop: Database) -> None:
     tenants("create", status=2)
     tenants("create", "-", status=2)
     tenants("create", "--file", "nowhere", status=2)
     assert "56" in tenants("create", "x" * 57, status=1).stderr
-    migrated.execute("CREATE ROLE tenant_other")
+    assert SECRET not in tenants("create", URL, status=2).output
+    assert SECRET not in tenants("create", "--file", "-", status=2, input=URL).output
+    assert tenants("list").output == ""
+    shop.execute("CREATE ROLE tenant_other")
     assert "not a member" in tenants("create", "other", status=1).stderr
-    result = tenants("create", "acme", "--admin-url", migrated.app_url, status=1)
+    result = tenants("create", "acme", "--admin-url", shop.app_url, status=1)
     assert "CREATEROLE" in result.stderr
     # the statement and its parameters are not shown, which may hold rows
-    migrated.execute("REVOKE CONNECT ON DATABASE test FROM PUBLIC")
+    shop.execute("REVOKE CONNECT ON DATABASE test FROM PUBLIC")
     result = tenants("list", status=2)
     assert "permission denied for database" in result.stderr
     assert tenants("create", "x", "--isolation", "shared", status=1)
+
+
+def test_suspending(tenants: Run) -> None:
+    tenants("create", "acme", "globex")
+    assert tenants("suspend", "acme").output == ""
+    assert tenants("list", "--suspended").output == "acme\n"
+    assert tenants("list").output == "acme\nglobex\n"
+    # creating it again does not open it
+    assert tenants("create", "acme").output == "0 created, 1 there already\n"
+    assert tenants("list", "--suspended").output == "acme\n"
+    tenants("resume", "acme")
+    assert tenants("list", "--suspended").output == ""
+    assert "'nobody'" in tenants("suspend", "nobody", status=1).stderr
+    shared = ("--isolation", "shared")
+    assert "shared" in tenants("suspend", "acme", *shared, status=1).stderr
+
+
+def test_a_tenant_is_deleted_with_and_without_its_rows(
+    tenants: Run, shop: Database
+) -> None:
+    count = "SELECT tenant, count(*) FROM orders GROUP BY tenant ORDER BY tenant"
+    shop.execute(
+        "INSERT INTO orders (tenant, note) VALUES ('acme', ''), ('acme', ''),"
+        " ('globex', ''), ('initech', '')"
+    )
+    tenants("create", "acme", "globex", "initech")
+    for answer, status in (("n\n", 1), ("", 2)):
+        tenants("delete", "acme", "--rows", status=status, input=answer)
+        assert tenants("list").output == "acme\nglobex\ninitech\n"
+    result = tenants("delete", "acme", "--dry-run")
+    assert re.search(r"^ +2  orders$", result.output, re.MULTILINE)
+    assert shop.rows(count) == [("acme", 2), ("globex", 1), ("initech", 1)]
+    result = tenants("delete", "acme", "--rows", input="y\n")
+    assert "Delete tenant 'acme' and all of its rows?" in result.stderr
+    assert re.search(r"^ +2  rows deleted$", result.stdout, re.MULTILINE)
+    tenants("delete", "globex", "--yes")
+    assert tenants("list").output == "initech\n"
+    assert shop.rows(count) == [("globex", 1), ("initech", 1)]
+    assert "'acme'" in tenants("delete", "acme", "--yes", status=1).stderr
+    # where the database keeps no tenants there is nothing to delete but rows
+    shared = ("--isolation", "shared", "--url", shop.shared_url)
+    tenants("delete", "globex", "--yes", *shared, status=1)
+    assert tenants("delete", "globex", "--rows", "--yes", "-q", *shared).output == ""
+    assert shop.rows(count) == [("initech", 1)]
+
+
+def test_a_tenant_moves(tenants: Run, shop: Database) -> None:
+    shop.execute("INSERT INTO orders (tenant, note) VALUES ('acme', 'mine')")
+    tenants("create", "acme", "globex")
+    result = tenants("export", "acme", "acme.rows")
+    assert re.search(r"^ +1  rows exported$", result.output, re.MULTILINE)
+    assert "all tenants share them: countries" in result.output
+    assert "acme.rows" in tenants("export", "acme", "acme.rows", status=2).stderr
+    tenants("export", "acme", "acme.rows", "--overwrite", "--quiet")
+    # it is there already, and another's
+    tenants("import", "acme", "acme.rows", status=1)
+    tenants("import", "globex", "acme.rows", status=1)
+    assert "nowhere" in tenants("import", "acme", "nowhere", status=2).stderr
+    tenants("delete", "acme", "--rows", "--yes")
+    # whoever owns the tables sets their sequences
+    as_owner = ("--admin-url", shop.owner_url)
+    tenants("import", "acme", "acme.rows", "--as", "globex", *as_owner)
+    tenants("rename", "globex", "umbrella")
+    assert shop.rows("SELECT tenant, note FROM orders") == [("umbrella", "mine")]
+    assert tenants("list").output == "umbrella\n"
+    assert "umbrella" in tenants("rename", "globex", "umbrella", status=1).stderr
 
 
 def on_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
@@ -347,11 +449,11 @@ def on_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
 
 
-def test_progress_is_for_terminals(migrated: Database) -> None:
+def test_progress_is_for_terminals(shop: Database) -> None:
     names = [str(i) for i in range(300)]
     arguments = (
-        *("tenants", "create", *names, "--models", MODELS),
-        *("--url", migrated.app_url, "--admin-url", migrated.admin_url),
+        *("tenants", "create", *names, "--models", SHOP),
+        *("--url", shop.app_url, "--admin-url", shop.admin_url),
     )
     status, shown = on_terminal(*arguments, cwd=ROOT / "tests")
     assert status == 0, shown
@@ -359,30 +461,50 @@ def test_progress_is_for_terminals(migrated: Database) -> None:
     assert "300/300" in shown
 
 
-def test_ctrl_c(migrated: Database, tmp_path: Path) -> None:
-    """While it reads the names."""
-    (tmp_path / "models.py").write_text(
-        f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n"
-        "from tenancy import Base; print('imported', flush=True)\n"
-    )
-    running = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "sqlalchemy_tenants", "tenants", "create"),
-            *("--file", "-", "--models", "models:Base", "--url", migrated.app_url),
-        ],
-        cwd=tmp_path,
+@contextmanager
+def interrupted(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the command, and interrupt it at the end of the block."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sqlalchemy_tenants", *arguments],
+        cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    with running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "imported\n"
+    ) as running:
+        yield running
         running.send_signal(signal.SIGINT)
         assert running.wait(10) == 130
         assert running.stderr is not None
         assert running.stderr.read().strip() == "Error: interrupted"
+
+
+def test_ctrl_c_while_it_reads(shop: Database, tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(
+        f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n"
+        "from tenancy import Base; print('imported', flush=True)\n"
+    )
+    options = ("--models", "models:Base", "--url", shop.app_url)
+    command = ("tenants", "create", "--file", "-", *options)
+    with interrupted(*command, cwd=tmp_path) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "imported\n"
+
+
+def test_ctrl_c_while_it_exports(tenants: Run, shop: Database, tmp_path: Path) -> None:
+    tenants("create", "acme")
+    command = ("tenants", "export", "acme", str(tmp_path / "acme.rows"))
+    options = ("--models", SHOP, "--url", shop.app_url)
+    with (
+        shop.server.connect(shop.name) as locking,
+        locking.transaction(),
+        interrupted(*command, *options, cwd=ROOT / "tests") as running,
+    ):
+        locking.execute("LOCK TABLE orders")
+        waiting = "SELECT FROM pg_locks WHERE NOT granted"
+        while not shop.rows(waiting):
+            assert running.poll() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- setup ----------------------------------------------------------------------------
