@@ -105,7 +105,7 @@ clean: ## Remove everything that make created
 	@$(PYTHON) -m venv --clear $*
 	@$*/$(PIP) install --upgrade "pip>=25.1"
 	@$*/bin/python tests/lower_bounds.py > $*/lower-bounds
-	@$*/$(PIP) install --group $(GROUP) ".[psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
+	@$*/$(PIP) install --group $(GROUP) ".[cli,psycopg,asyncpg,embedded]" "$(SQLALCHEMY)" \
 		$(CONSTRAINT)
 	@touch $@
 

@@ -41,6 +41,7 @@ def test_an_application_loads_neither_alembic_nor_a_driver(module: str) -> None:
     python(
         f"import {module}, sys\n"
         "unwanted = {'alembic', 'alembic_ext', 'sqlglot', 'psycopg', 'asyncpg'}\n"
+        "unwanted |= {'click', 'sqlalchemy_tenants.command_line'}\n"
         "assert not unwanted & set(sys.modules), unwanted & set(sys.modules)"
     )
 
