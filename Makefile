@@ -46,9 +46,11 @@ test: $(NEWEST)/package ## Run the tests: PostgreSQL 18, newest SQLAlchemy
 # ask no server, or the newest one in any case.
 ignore = $(patsubst %,--ignore=tests/test_%.py,$(1))
 SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_names \
-	moving mutants pgrls migration_faults benchmarks cluster reach repairs others)
+	moving mutants pgrls migration_faults benchmarks cluster reach repairs others \
+	command_line setup hardening injected suspend rows_refused rows_page testing \
+	testing_pages)
 SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks \
-	others)
+	others bound_to criteria fit logging rows_page testing_pages command_line)
 
 REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
@@ -63,7 +65,7 @@ test-pg18-sa20: test-pg%-sa20: $(SA20)/package
 
 # Where the versions matter: what we use of SQLAlchemy, Alembic, sqlglot, the drivers.
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,session drivers declare operations \
-	drift_models package)
+	drift_models package fit)
 
 test-lowest: $(LOWEST)/package ## Run some tests on the lowest versions allowed
 	@$(LOWEST)/bin/$(PYTEST) $(LOWEST_TESTS) $(ARGS)
