@@ -394,6 +394,36 @@ def test_a_tenant_moves(tenants: Run, shop: Database) -> None:
     assert "umbrella" in tenants("rename", "globex", "umbrella", status=1).stderr
 
 
+def test_a_suspended_tenant_moves(tenants: Run, shop: Database) -> None:
+    shop.execute("INSERT INTO orders (tenant, note) VALUES ('acme', 'mine')")
+    tenants("create", "acme")
+    tenants("suspend", "acme")
+    assert "suspended" in tenants("export", "acme", "acme.rows", status=1).stderr
+    assert not Path("acme.rows").exists()
+    tenants("export", "acme", "acme.rows", "--as-admin", "--quiet")
+    result = tenants("delete", "acme", "--dry-run")
+    assert re.search(r"^ +1  rows to delete$", result.output, re.MULTILINE)
+    tenants("delete", "acme", "--rows", "--yes")
+    # the admin role would not notice that a tenant does not exist
+    for command in (
+        ("export", "acme", "other.rows", "--as-admin"),
+        ("import", "acme", "acme.rows", "--as-admin"),
+        ("import", "globex", "acme.rows", "--as", "acme", "--as-admin"),
+        ("delete", "acme", "--dry-run"),
+    ):
+        assert "no tenant 'acme'" in tenants(*command, status=1).stderr
+    assert not Path("other.rows").exists()
+    tenants("create", "acme")
+    tenants("suspend", "acme")
+    as_owner = ("--as-admin", "--admin-url", shop.owner_url)
+    tenants("import", "acme", "acme.rows", *as_owner)
+    assert shop.rows("SELECT tenant, note FROM orders") == [("acme", "mine")]
+    # where the database keeps no tenants, none can be missing
+    shared = ("--isolation", "shared", "--url", shop.shared_url)
+    result = tenants("delete", "nobody", "--dry-run", *shared)
+    assert re.search(r"^ +0  rows to delete$", result.output, re.MULTILINE)
+
+
 def on_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
     """Run the command on a terminal, and return its status and what it showed."""
     pid, terminal = pty.fork()
