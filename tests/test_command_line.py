@@ -9,30 +9,26 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from sqlalchemy import Identity, UniqueConstraint, make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from projects import Project
-from servers import SUPERUSER, Database, bin_dir, requested_version
+from commands import MODELS, Run, run_fixture  # noqa: F401
+from servers import Database
 from sqlalchemy_tenants import TenantMixin, shared_table, with_rls
+from sqlalchemy_tenants.__main__ import main
 from sqlalchemy_tenants.command_line import cli
 from sqlalchemy_tenants.command_line.connecting import database_url
 from sqlalchemy_tenants.command_line.failures import Failure
-from sqlalchemy_tenants.command_line.logins import EXECUTING
 from tenancy import grant_logins, migrate, migrated_fixture  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 
-#: The models of the module "tenancy", beside this one.
-MODELS = "tenancy:Base"
+#: The command as a process, which takes a second to start.
+MODULE_COMMAND = (sys.executable, "-W", "error", "-m", "sqlalchemy_tenants")
 
 
 class Shop(DeclarativeBase):
@@ -56,28 +52,6 @@ class Country(Shop):
 #: The models above.
 SHOP = "test_command_line:Shop"
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command in this process, in a directory of its own, which may fail only in
-    the way of a command: no traceback."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in [name for name in os.environ if name.startswith("SQLALCHEMY_TENANTS")]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments: str, status: int = 0, **kw: Any) -> Result:
-        result = CliRunner().invoke(cli, arguments, **kw)
-        assert result.exception is None or isinstance(result.exception, SystemExit), (
-            result.exc_info
-        )
-        assert result.exit_code == status, result.output
-        return result
-
-    return run
-
 
 @pytest.fixture
 def shop(database: Database) -> Database:
@@ -99,49 +73,38 @@ def tenants(run: Run, shop: Database) -> Run:
     return lambda *arguments, **kw: run("tenants", *arguments, env=environment, **kw)
 
 
-def process(
-    *arguments: str | Path, stdout: Any = subprocess.PIPE
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments,
-        cwd=ROOT / "tests",
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-    )
-
-
 # --- the command ----------------------------------------------------------------------
 
 
-def test_it_is_a_command_and_a_module(migrated: Database) -> None:
-    command = Path(sys.executable).parent / "sqlalchemy-tenants"
-    # behind "| head", too, which goes away
+def test_it_is_a_command() -> None:
+    (command,) = metadata.entry_points(
+        group="console_scripts", name="sqlalchemy-tenants"
+    )
+    assert command.load() is main
+
+
+def test_it_ends_quietly_behind_head() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
-        done = process(command, "setup", "--database", "shop", stdout=closed)
+        done = subprocess.run(
+            [*MODULE_COMMAND, "setup", "--database", "shop"],
+            cwd=ROOT,
+            text=True,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+        )
     assert (done.returncode, done.stderr) == (1, "")
-    migrated.execute("ALTER TABLE notes DISABLE ROW LEVEL SECURITY")
-    done = process(
-        *(sys.executable, "-W", "error", "-m", "sqlalchemy_tenants"),
-        *("check", migrated.app_url, MODELS),
-    )
-    assert done.returncode == 1, done.stderr
-    assert "rls-disabled" in done.stdout
-    assert done.stderr == ""
 
 
-def test_it_says_how_to_install_what_it_needs() -> None:
-    code = (
-        "import sys; sys.modules['click'] = None\n"
-        "from sqlalchemy_tenants.__main__ import main; main()"
-    )
-    done = process(sys.executable, "-c", code)
-    assert done.returncode == 2
-    assert 'pip install "sqlalchemy-tenants[cli]"' in done.stderr
-    assert "Traceback" not in done.stderr
+def test_it_says_how_to_install_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert 'pip install "sqlalchemy-tenants[cli]"' in capsys.readouterr().err
 
 
 def test_its_version(run: Run) -> None:
@@ -431,13 +394,42 @@ def test_a_tenant_moves(tenants: Run, shop: Database) -> None:
     assert "umbrella" in tenants("rename", "globex", "umbrella", status=1).stderr
 
 
+def test_a_suspended_tenant_moves(tenants: Run, shop: Database) -> None:
+    shop.execute("INSERT INTO orders (tenant, note) VALUES ('acme', 'mine')")
+    tenants("create", "acme")
+    tenants("suspend", "acme")
+    assert "suspended" in tenants("export", "acme", "acme.rows", status=1).stderr
+    assert not Path("acme.rows").exists()
+    tenants("export", "acme", "acme.rows", "--as-admin", "--quiet")
+    result = tenants("delete", "acme", "--dry-run")
+    assert re.search(r"^ +1  rows to delete$", result.output, re.MULTILINE)
+    tenants("delete", "acme", "--rows", "--yes")
+    # the admin role would not notice that a tenant does not exist
+    for command in (
+        ("export", "acme", "other.rows", "--as-admin"),
+        ("import", "acme", "acme.rows", "--as-admin"),
+        ("import", "globex", "acme.rows", "--as", "acme", "--as-admin"),
+        ("delete", "acme", "--dry-run"),
+    ):
+        assert "no tenant 'acme'" in tenants(*command, status=1).stderr
+    assert not Path("other.rows").exists()
+    tenants("create", "acme")
+    tenants("suspend", "acme")
+    as_owner = ("--as-admin", "--admin-url", shop.owner_url)
+    tenants("import", "acme", "acme.rows", *as_owner)
+    assert shop.rows("SELECT tenant, note FROM orders") == [("acme", "mine")]
+    # where the database keeps no tenants, none can be missing
+    shared = ("--isolation", "shared", "--url", shop.shared_url)
+    result = tenants("delete", "nobody", "--dry-run", *shared)
+    assert re.search(r"^ +0  rows to delete$", result.output, re.MULTILINE)
+
+
 def on_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
     """Run the command on a terminal, and return its status and what it showed."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cwd)
-        command = [sys.executable, "-m", "sqlalchemy_tenants", *arguments]
-        os.execv(command[0], command)
+        os.execv(MODULE_COMMAND[0], [*MODULE_COMMAND, *arguments])
     shown = b""
     try:
         while block := os.read(terminal, 1 << 16):
@@ -461,36 +453,6 @@ def test_progress_is_for_terminals(shop: Database) -> None:
     assert "300/300" in shown
 
 
-@contextmanager
-def interrupted(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the command, and interrupt it at the end of the block."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "sqlalchemy_tenants", *arguments],
-        cwd=cwd,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        yield running
-        running.send_signal(signal.SIGINT)
-        assert running.wait(10) == 130
-        assert running.stderr is not None
-        assert running.stderr.read().strip() == "Error: interrupted"
-
-
-def test_ctrl_c_while_it_reads(shop: Database, tmp_path: Path) -> None:
-    (tmp_path / "models.py").write_text(
-        f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n"
-        "from tenancy import Base; print('imported', flush=True)\n"
-    )
-    options = ("--models", "models:Base", "--url", shop.app_url)
-    command = ("tenants", "create", "--file", "-", *options)
-    with interrupted(*command, cwd=tmp_path) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "imported\n"
-
-
 def test_ctrl_c_while_it_exports(tenants: Run, shop: Database, tmp_path: Path) -> None:
     tenants("create", "acme")
     command = ("tenants", "export", "acme", str(tmp_path / "acme.rows"))
@@ -498,345 +460,20 @@ def test_ctrl_c_while_it_exports(tenants: Run, shop: Database, tmp_path: Path) -
     with (
         shop.server.connect(shop.name) as locking,
         locking.transaction(),
-        interrupted(*command, *options, cwd=ROOT / "tests") as running,
+        subprocess.Popen(
+            [*MODULE_COMMAND, *command, *options],
+            cwd=ROOT / "tests",
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running,
     ):
         locking.execute("LOCK TABLE orders")
         waiting = "SELECT FROM pg_locks WHERE NOT granted"
-        while not shop.rows(waiting):
+        while locking.execute(waiting).fetchone() is None:
             assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        assert running.wait(10) == 130
+        assert running.stderr is not None
+        assert running.stderr.read().strip() == "Error: interrupted"
     assert list(tmp_path.iterdir()) == []
-
-
-# --- setup ----------------------------------------------------------------------------
-
-SERVER = str(requested_version())
-
-
-@pytest.fixture
-def bare(database: Database) -> Database:
-    """A server without logins, and the database that is to be there afterwards."""
-    server = database.server
-    database.execute(f"ALTER DATABASE {database.name} OWNER TO {SUPERUSER}")
-    database.execute("DROP ROLE owner, app, app_shared, manager")
-    return Database("shop", server)
-
-
-def psql(database: Database, script: str) -> subprocess.CompletedProcess[str]:
-    directory = bin_dir(database.server.version)
-    assert directory is not None
-    return subprocess.run(
-        [
-            *(directory / "psql", "--no-psqlrc", "--quiet", "-d", "postgres"),
-            *("-h", database.server.host, "-p", str(database.server.port)),
-            *("-U", SUPERUSER, "-f", "-"),
-        ],
-        input=script,
-        text=True,
-        capture_output=True,
-        env={**os.environ, "PGOPTIONS": "-c client_min_messages=warning"},
-    )
-
-
-def set_up(run: Run, database: Database, *arguments: str) -> None:
-    script = run(
-        "setup", "--server", SERVER, "--database", database.name, *arguments
-    ).output
-    done = psql(database, script)
-    assert done.stderr == ""
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-CLUSTER = """
-SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,
-    rolreplication, rolbypassrls, rolconfig::text
-FROM pg_roles WHERE rolname !~ '^pg_'
-UNION ALL
-SELECT m.roleid::regrole || ' to ' || m.member::regrole, admin_option,
-    (to_jsonb(m) ->> 'inherit_option')::boolean,
-    (to_jsonb(m) ->> 'set_option')::boolean,
-    null, null, null, null, m.grantor::regrole::text
-FROM pg_auth_members m ORDER BY 1, 9
-"""
-
-PROJECT = """
-@with_rls(policies=[
-    Policy("recent", using="lower(note) <> 'x' AND id > 5", permissive=False)
-])
-class Order(Base):
-    __tablename__ = "orders"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant: Mapped[str]
-    note: Mapped[str]
-"""
-
-
-@pytest.mark.parametrize("hardened", [[], ["--hardened"]], ids=["plain", "hardened"])
-@pytest.mark.parametrize("isolation", ["role", "shared"])
-def test_setup_and_migrations_give_a_sound_database(
-    run: Run, bare: Database, isolation: str, hardened: list[str]
-) -> None:
-    arguments = ("--isolation", isolation, *hardened)
-    set_up(run, bare, *arguments)
-    before = bare.rows(CLUSTER)
-    set_up(run, bare, *arguments)
-    assert bare.rows(CLUSTER) == before
-    project = Project(Path.cwd() / "project", bare, PROJECT)
-    project.migrate()
-    assert project.is_up_to_date()
-    (project.path / "models.py").rename("ordering.py")
-    check = ("check", bare.app_url, "ordering:Base", "--isolation", isolation)
-    result = run(*check, "--schema", "public")
-    # The application's login may not ask the server how a condition is printed.
-    expected = "0 errors, 1 warnings" if hardened else "0 errors, 0 warnings"
-    assert expected in result.output
-    assert ("policy-unknown" in result.output) is bool(hardened)
-    # again, with tables in place
-    migrated = bare.rows(CLUSTER)
-    set_up(run, bare, *arguments)
-    assert bare.rows(CLUSTER) == migrated
-    assert run(*check, "--schema", "public").output == result.output
-
-
-def test_setup_is_what_the_readme_says(run: Run, bare: Database) -> None:
-    text = (ROOT / "README.md").read_text()
-    superuser_sql, owner_sql, owner_sql_15, shared_sql = re.findall(
-        r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
-    )
-    by_hand = Database("postgres", bare.server)
-    for statement in superuser_sql.splitlines():
-        by_hand.execute(statement)
-    by_hand.execute(shared_sql.partition("\n")[0])
-    migrate(bare)
-    grants = owner_sql_15 if requested_version() == 15 else owner_sql
-    bare.execute(grants + shared_sql.partition("\n")[2], login="owner")
-    expected = bare.rows(CLUSTER)
-    by_hand.execute("DROP DATABASE shop")
-    by_hand.execute(
-        "DROP ROLE owner, app, app_shared, manager, tenants, tenants_admin,"
-        " tenants_shared"
-    )
-    set_up(run, bare, "--app", "app")
-    set_up(run, bare, "--app", "app_shared", "--isolation", "shared")
-    migrate(bare)
-    assert bare.rows(CLUSTER) == expected
-
-
-def test_a_setup_by_migrations_is_repaired(run: Run, bare: Database) -> None:
-    """What was installed by hand goes on working; what a login must not have goes."""
-    by_hand = Database("postgres", bare.server)
-    by_hand.execute(
-        "CREATE ROLE owner LOGIN CREATEROLE; CREATE ROLE app LOGIN CREATEROLE;"
-        "CREATE ROLE manager LOGIN"
-    )
-    by_hand.execute("CREATE DATABASE shop OWNER owner")
-    migrate(bare)
-    set_up(run, bare)
-    attributes = "SELECT rolinherit, rolcreaterole FROM pg_roles WHERE rolname = %s"
-    assert bare.rows(attributes, ["app"]) == [(False, False)]
-    assert bare.rows(attributes, ["manager"]) == [(False, True)]
-    # as the owner, who has to see the rows of all tenants
-    bare.execute("INSERT INTO notes (tenant, body) VALUES ('acme', '')", login="owner")
-    assert bare.rows("SELECT tenant FROM notes", login="owner") == [("acme",)]
-    tenants = ("--url", bare.app_url, "--admin-url", bare.admin_url, "--models", MODELS)
-    run("tenants", "create", "acme", *tenants)
-    assert run("tenants", "list", *tenants).output == "acme\n"
-
-
-def test_what_the_owner_inherits_stays(run: Run, bare: Database) -> None:
-    """Without it, migrations would see no row."""
-    postgres = Database("postgres", bare.server)
-    postgres.execute(
-        "CREATE ROLE owner LOGIN CREATEROLE; CREATE ROLE tenants_admin;"
-        "GRANT tenants_admin TO owner"
-    )
-    set_up(run, bare)
-    query = "SELECT pg_has_role('owner', %s, 'USAGE')"
-    assert postgres.rows(query, ["tenants_admin"]) == [(True,)]
-    assert postgres.rows(query, ["tenants"]) == [(False,)]
-
-
-NAMES = {
-    "database": 'Sh\'o\\p "x"',
-    "owner": "o'w\\ner",
-    "app": 'a"pp:x',
-    "manager": ":'mana$tenancy$ger' -- x",
-}
-
-
-def test_names_that_need_quotes(run: Run, bare: Database) -> None:
-    shop = Database(NAMES["database"], bare.server)
-    options = [f"--{what}={name}" for what, name in NAMES.items() if what != "database"]
-    for _ in range(2):
-        set_up(run, shop, *options, "--hardened")
-    migrate(shop, login=NAMES["owner"])
-    (owner,) = shop.rows(
-        "SELECT datdba::regrole = quote_ident(%s)::regrole FROM pg_database"
-        " WHERE datname = current_database()",
-        [NAMES["owner"]],
-    )
-    assert owner == (True,)
-    url = make_url(shop.url(NAMES["app"])).render_as_string(hide_password=False)
-    result = run("check", url, MODELS)
-    assert "0 errors, 0 warnings" in result.output
-    run(
-        *("tenants", "create", "acme", "--models", MODELS),
-        *("--url", url, "--admin-url", shop.url(NAMES["manager"])),
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--app", "owner"], "three logins"),
-        (["--app", "manager"], "three logins"),
-        (["--app", "tenants"], "group role"),
-        (["--manager", "tenant_x"], "group role or a tenant's"),
-        (["--owner", "tenants_admin"], "group role"),
-        (["--owner", "pg_owner"], "reserves"),
-        (["--app", "a\nb"], "cannot be printed"),
-        (["--app", "a\x1b[2J"], "cannot be printed"),
-        (["--database", "x" * 64], "63 bytes"),
-        (["--app", ""], "empty"),
-        (["--server", "14"], "14"),
-    ],
-)
-def test_names_that_are_refused(run: Run, options: list[str], message: str) -> None:
-    result = run("setup", "--database", "shop", *options, status=2)
-    assert message in result.stderr
-    assert result.stdout == ""
-
-
-def test_names_of_a_tenancy(run: Run) -> None:
-    Path("named_shop.py").write_text(
-        "from sqlalchemy import MetaData\n"
-        "from sqlalchemy_tenants import Tenancy\n"
-        "metadata = MetaData(info={'tenancy': Tenancy.named('shop')})\n"
-    )
-    options = ("--database", "shop", "--models", "named_shop:metadata")
-    script = run("setup", *options).output
-    assert "GRANT shop_tenants_admin TO manager" in script
-    assert not re.search(r"\btenants_admin", script)
-
-
-def test_the_script_stops_where_it_is_not_meant_for(run: Run, bare: Database) -> None:
-    postgres = Database("postgres", bare.server)
-
-    def refused(script: str) -> str:
-        before = postgres.rows(CLUSTER)
-        done = psql(bare, script)
-        assert done.returncode == 3
-        assert postgres.rows(CLUSTER) == before
-        return done.stderr
-
-    other = "17" if SERVER != "17" else "16"
-    script = run("setup", "--database", "shop", "--server", other).output
-    assert f"this was printed for PostgreSQL {other}" in refused(script)
-    script = run("setup", "--database", "shop", "--server", SERVER).output
-    postgres.execute("CREATE ROLE somebody LOGIN CREATEROLE")
-    script_of_somebody = f"SET SESSION AUTHORIZATION somebody;\n{script}"
-    assert "a superuser has to run this" in refused(script_of_somebody)
-    with_superuser = ("--server", SERVER, "--app", SUPERUSER)
-    script = run("setup", "--database", "shop", *with_superuser).output
-    assert f"{SUPERUSER} is a superuser" in refused(script)
-    # logins are harmless, but another's database is not taken
-    script = run("setup", "--database", "test", "--server", SERVER).output
-    done = psql(bare, script)
-    assert done.returncode == 3
-    assert "database test has another owner" in done.stderr
-    assert "ALTER DATABASE test OWNER TO owner" in done.stderr
-
-
-def test_passwords_are_asked_for(run: Run) -> None:
-    script = run("setup", "--database", "shop", "--app", "App").output
-    assert script.endswith(
-        '\\if :{?passwords}\n\\password "owner"\n\\password "App"\n'
-        '\\password "manager"\n\\endif\n'
-    )
-
-
-# --- setup --hardened -----------------------------------------------------------------
-
-
-@pytest.fixture
-def hardened(run: Run, bare: Database) -> Database:
-    """A database with a tenant, and functions that execute text, before it is
-    hardened."""
-    set_up(run, bare)
-    bare.execute(
-        "CREATE LANGUAGE untrusted HANDLER plpgsql_call_handler;"
-        "CREATE FUNCTION anything() RETURNS text LANGUAGE untrusted"
-        " AS $$BEGIN RETURN 'done'; END$$;"
-    )
-    for (name,) in bare.rows(
-        "SELECT name FROM pg_available_extensions"
-        " WHERE name IN ('dblink', 'tablefunc', 'xml2')"
-    ):
-        bare.execute(f"CREATE EXTENSION {name}")
-    set_up(run, bare, "--hardened")
-    migrate(bare)
-    arguments = ("--url", bare.app_url, "--admin-url", bare.admin_url)
-    run("tenants", "create", "acme", *arguments, "--models", MODELS)
-    return bare
-
-
-def test_what_tenants_may_execute_in_a_hardened_database(hardened: Database) -> None:
-    executable = "has_function_privilege(%s, p.oid, 'EXECUTE')"
-    rows = hardened.rows(
-        f"SELECT p.oid::regprocedure::text FROM pg_proc p WHERE {executable}"
-        " AND (proname ~ '^(query|cursor)_to_xml|^dblink|^crosstab|^connectby'"
-        " OR proname IN ('set_config', 'ts_stat', 'xpath_table', 'anything')"
-        " OR oid = 'ts_rewrite(tsquery, text)'::regprocedure)",
-        ["tenant_acme"],
-    )
-    assert rows == []
-    (count,) = hardened.rows(
-        f"SELECT count(*) FROM pg_proc p WHERE {executable}"
-        " AND p.oid = ANY (%s::regprocedure[])",
-        ["owner", list(EXECUTING)],
-    )
-    assert count == (len(EXECUTING),)
-    for role in ("tenant_acme", "tenants_shared", "app"):
-        query = "SELECT has_database_privilege(%s, 'shop', 'TEMPORARY')"
-        assert hardened.rows(query, [role]) == [(False,)]
-    # only the overload that executes text
-    with hardened.server.connect("shop", "app") as connection:
-        connection.execute("SET ROLE tenant_acme")
-        row = connection.execute("SELECT ts_rewrite('a & b', 'a', 'c'::tsquery)")
-        assert row.fetchone() == ("'b' & 'c'",)
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "SELECT set_config('role', 'tenant_globex', false)",
-        "UPDATE pg_settings SET setting = 'x' WHERE name = 'role'",
-        "SELECT query_to_xml('SELECT 1', true, true, '')",
-        "SELECT * FROM ts_stat('SELECT ''a''::tsvector')",
-        "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery')",
-        "SELECT anything()",
-        "CREATE TEMPORARY TABLE t (id integer)",
-        "CREATE TABLE public.t (id integer)",
-    ],
-)
-def test_injected_sql_is_denied(hardened: Database, attack: str) -> None:
-    with hardened.server.connect("shop", "app") as connection:
-        connection.execute("SET ROLE tenant_acme")
-        with pytest.raises(Exception, match="permission denied"):
-            connection.execute(attack)
-
-
-def test_the_owner_can_dump_a_hardened_database(hardened: Database) -> None:
-    directory = bin_dir(hardened.server.version)
-    assert directory is not None
-    hardened.execute("INSERT INTO notes (tenant, body) VALUES ('acme', 'in the dump')")
-    done = subprocess.run(
-        [
-            *(directory / "pg_dump", "--enable-row-security", "-U", "owner"),
-            *("-h", hardened.server.host, "-p", str(hardened.server.port), "shop"),
-            *("--exclude-extension=*",) * (hardened.server.version >= 17),
-        ],
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "in the dump" in done.stdout

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -25,7 +22,11 @@ from servers import (
 )
 from sqlalchemy_tenants import DML, Finding, ScopeError
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
-from sqlalchemy_tenants.database.hardening import hardening_sql
+from sqlalchemy_tenants.database.hardening import (
+    EXECUTE_QUERY,
+    SET_CONFIG,
+    hardening_sql,
+)
 from sqlalchemy_tenants.managers import PostgresManager
 from tenancy import Base, grant_logins, migrate
 
@@ -57,6 +58,11 @@ def harden(database: Database) -> None:
 
 
 def test_what_is_needed_is_found_and_given(installed: Database) -> None:
+    # whatever came before
+    installed.execute(
+        f"GRANT EXECUTE ON FUNCTION {SET_CONFIG} TO PUBLIC;"
+        f"GRANT TEMPORARY ON DATABASE {installed.name} TO PUBLIC"
+    )
     assert check(installed, None) == []
     found = {(each.code, each.severity) for each in check(installed)}
     assert found == {("set-config-open", "error"), ("temporary-open", "warning")}
@@ -95,50 +101,95 @@ def test_only_a_superuser_can(installed: Database) -> None:
     harden(installed)
 
 
-def test_the_owner_dumps_and_migrates(installed: Database) -> None:
-    harden(installed)
-    server = installed.server
-    programs = bin_dir(requested_version())
-    assert programs is not None
-    installed.execute("INSERT INTO notes (tenant, body) VALUES ('acme', 'dumped')")
-    if (programs / "pg_dump").exists():
-        command = [
-            *(programs / "pg_dump", "--enable-row-security", "--username=owner"),
-            *(f"--host={server.directory}", f"--port={server.port}", installed.name),
-        ]
-        result = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
-        )
-        assert result.returncode == 0, result.stderr
-        assert "dumped" in result.stdout
-    engine = create_engine(installed.owner_url)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection)
-        assert compare_metadata(context, Base.metadata) == []
-        # what autogenerate does to compare conditions
-        connection.execute(text("CREATE TEMP VIEW v AS TABLE notes"))
-    engine.dispose()
+def test_the_page_has_these_statements(installed: Database) -> None:
+    statements = hardening_sql("shop", ["owner"])
+    page = [block for block in security.blocks("sql") if "TEMPORARY" in block]
+    assert page == ["".join(f"{each};\n" for each in statements[:-1])]
 
 
-async def test_asyncpg_is_told_of_enums(installed: Database) -> None:
+EXECUTING = (SET_CONFIG, *EXECUTE_QUERY, "public.anything()", "public.anyhow()")
+
+#: What the privileges stop, whatever sessions allow.
+DENIED = (
+    "SELECT set_config('tenancy.tenant', 'globex', false)",
+    "UPDATE pg_settings SET setting = 'x' WHERE name = 'role'",
+    "SELECT query_to_xml('SELECT 1', true, true, '')",
+    "SELECT * FROM ts_stat('SELECT ''a''::tsvector')",
+    "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery')",
+    "SELECT anything()",
+    "CALL anyhow()",
+    "CREATE TEMPORARY TABLE t (id integer)",
+    "SELECT 1 AS id INTO TEMPORARY t",
+)
+
+
+def test_what_executes_text_is_denied(installed: Database) -> None:
+    """As defence in depth, also what can only execute a query."""
+    installed.execute(
+        "CREATE LANGUAGE untrusted HANDLER plpgsql_call_handler;"
+        "CREATE FUNCTION anything() RETURNS text LANGUAGE untrusted"
+        " AS $$BEGIN RETURN 'done'; END$$;"
+        "CREATE PROCEDURE anyhow() LANGUAGE untrusted AS $$BEGIN END$$"
+    )
+    try:
+        harden(installed)
+        with installed.server.connect(installed.name, "app_shared") as connection:
+            connection.execute("SET ROLE tenants_shared")
+            for statement in DENIED:
+                with pytest.raises(InsufficientPrivilege):
+                    connection.execute(statement)
+            # only the overload that executes text
+            row = connection.execute("SELECT ts_rewrite('a & b', 'a', 'c'::tsquery)")
+            assert row.fetchone() == ("'b' & 'c'",)
+        query = "SELECT bool_and(has_function_privilege(%s, f, 'EXECUTE')) FROM unnest"
+        for role, expected in {"owner": True, "tenants_shared": False}.items():
+            rows = installed.rows(f"{query}(%s::text[]) f", [role, list(EXECUTING)])
+            assert rows == [(expected,)]
+    finally:
+        installed.execute("DROP LANGUAGE untrusted CASCADE")
+
+
+TYPES = """
+CREATE TYPE mood AS ENUM ('a', 'b');
+CREATE DOMAIN word AS text;
+"""
+
+
+async def test_asyncpg_is_told_of_types(installed: Database) -> None:
     """It would ask for them with the help of set_config()."""
     harden(installed)
-    installed.execute("CREATE TYPE mood AS ENUM ('a', 'b')")
+    installed.execute(TYPES)
     engine = create_async_engine(installed.url("app_shared", "asyncpg"))
     manager = AsyncManager.from_engine(
         engine, "public", isolation="shared", allow_statements=DML
     )
-    query = text("SELECT 'a'::mood, CAST(:mood AS mood)")
-    with pytest.raises(DBAPIError, match="set_config"):
-        async with manager.new_session("acme") as session:
-            await session.execute(query, {"mood": "b"})
+    queries = {
+        "CAST(:value AS mood)": "a",
+        "CAST(:value AS mood[])": ["a", "b"],
+        "CAST(:value AS word)": "a",
+        "CAST(:value AS word[])": ["a", "b"],
+    }
+    for query, value in queries.items():
+        with pytest.raises(DBAPIError, match="set_config"):
+            async with manager.new_session("acme") as session:
+                await session.execute(text(f"SELECT {query}"), {"value": value})
     await engine.dispose()
+
+    (grant,) = [block for block in security.blocks("sql") if "TO app;" in block]
+    installed.execute(grant.replace("TO app;", "TO app_shared;"))
     exec(security.blocks("python")[1], {"engine": engine})
-    async with manager.new_session("acme") as session:
-        rows = await session.execute(query, {"mood": "b"})
-        assert rows.one() == ("a", "b")
+    for query, value in queries.items():
+        async with manager.new_session("acme") as session:
+            rows = await session.execute(text(f"SELECT {query}"), {"value": value})
+            assert rows.scalar_one() == value
+            with pytest.raises(DBAPIError, match="set_config"):
+                await session.execute(text("SELECT set_config('role', 'app', true)"))
     await engine.dispose()
-    installed.execute("DROP TYPE mood")
+    assert check(installed) == []
+    installed.execute(
+        f"REVOKE EXECUTE ON FUNCTION {SET_CONFIG} FROM app_shared;"
+        "DROP TYPE mood; DROP DOMAIN word"
+    )
 
 
 FUNCTIONS = {
@@ -180,8 +231,8 @@ FUNCTIONS = {
         None,
     ),
     "an untrusted language": (
-        "UPDATE pg_language SET lanpltrusted = false WHERE lanname = 'plpgsql';"
-        "CREATE FUNCTION f(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$",
+        "CREATE LANGUAGE untrusted HANDLER plpgsql_call_handler;"
+        "CREATE FUNCTION f(text) RETURNS void LANGUAGE untrusted AS $$ BEGIN END $$",
         "warning",
     ),
 }
@@ -196,20 +247,67 @@ def test_functions_that_execute_text_are_found(kind: str, installed: Database) -
         found = {
             (each.object.rpartition(".")[2][:2], each.code, each.severity)
             for each in check(installed)
-            if "current_tenant" not in each.object
         }
         assert found == ({("f(", "executes-text", severity)} if severity else set())
     finally:
         installed.execute(
             "DROP ROUTINE IF EXISTS f; DROP SCHEMA IF EXISTS s CASCADE;"
             "DROP ROLE IF EXISTS tenant_x;"
-            "UPDATE pg_language SET lanpltrusted = true WHERE lanname = 'plpgsql'"
+            "DROP LANGUAGE IF EXISTS untrusted CASCADE"
         )
 
 
-@pytest.fixture(scope="module")
-def with_extensions() -> Iterator[Database]:
-    """A database on a server that has the extensions of PostgreSQL's own source."""
+#: A library, a function of it, and whether it executes any statement.
+OF_LIBRARIES = (
+    ("$libdir/dblink", "dblink", True),
+    ("$libdir/dblink", "dblink_connect_u", True),
+    ("/opt/pgsql/lib/dblink.so", "dblink_exec", True),
+    ("dblink", "dblink_fdw_validator", False),
+    ("$libdir/pg_background", "pg_background_launch", True),
+    ("$libdir/pg_cron", "schedule_in_database", True),
+    ("$libdir/timescaledb-2.21.0", "alter_job", False),
+    ("$libdir/pgxml", "xpath_table", True),
+    ("$libdir/pgxml", "xpath_string", False),
+    ("$libdir/tablefunc", "crosstab", False),
+)
+
+
+def test_functions_of_libraries_are_found_and_taken_away(installed: Database) -> None:
+    harden(installed)
+    names = [name for _, name, _ in OF_LIBRARIES]
+    for library, name, _ in OF_LIBRARIES:
+        # the libraries need not be there
+        installed.execute(
+            f"CREATE FUNCTION {name}(oid) RETURNS void LANGUAGE c"
+            " AS '$libdir/plpgsql', 'plpgsql_validator'"
+        )
+        update = "UPDATE pg_proc SET probin = %s WHERE proname = %s"
+        installed.execute(update, [library, name])
+    try:
+        found = {(each.object, each.code, each.severity) for each in check(installed)}
+        assert found == {
+            (f"{name}(oid)", "executes-text", "error")
+            for _, name, executes in OF_LIBRARIES
+            if executes
+        }
+        harden(installed)
+        assert check(installed) == []
+        query = (
+            "SELECT proname FROM pg_proc WHERE proname = ANY (%s)"
+            " AND has_function_privilege(%s, oid, 'EXECUTE')"
+        )
+        assert installed.rows(query, [names, "tenants"]) == [("alter_job",)]
+        assert len(installed.rows(query, [names, "owner"])) == len(names)
+    finally:
+        installed.execute(f"DROP FUNCTION {', '.join(names)}")
+
+
+@pytest.fixture
+def with_extensions(server: Server) -> Iterator[Database]:
+    """A database on a server that has the extensions of PostgreSQL's own source.
+
+    :param server: that of other tests, which has started before the version changes.
+    """
     for version in dict.fromkeys((requested_version(), 15, 16, 17, 18)):
         programs = bin_dir(version)
         if programs and (programs.parent / "lib" / "pgxml.so").exists():
@@ -218,8 +316,8 @@ def with_extensions() -> Iterator[Database]:
         lacking("no PostgreSQL with its contrib extensions is installed")
     with (
         pytest.MonkeyPatch.context() as patch,
-        Server(version) as server,
-        fresh_database(server) as database,
+        Server(version) as own,
+        fresh_database(own) as database,
     ):
         patch.setenv("TENANTS_PG", str(version))
         migrate(database)

@@ -9,27 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..arguments import require_name
+from ..database.hardening import hardening_sql
 from ..policies import quote_literal, quote_name
 from ..roles import do_block
 from ..tenancy import Isolation, Tenancy
 
 #: Major versions of PostgreSQL that it is printed for.
 SERVERS = (15, 16, 17, 18)
-
-#: Functions of PostgreSQL's own that change settings, or execute a text given to them.
-EXECUTING = (
-    "cursor_to_xml(refcursor, integer, boolean, boolean, text)",
-    "cursor_to_xmlschema(refcursor, boolean, boolean, text)",
-    "query_to_xml(text, boolean, boolean, text)",
-    "query_to_xml_and_xmlschema(text, boolean, boolean, text)",
-    "query_to_xmlschema(text, boolean, boolean, text)",
-    "set_config(text, text, boolean)",
-    "ts_rewrite(tsquery, text)",
-    "ts_stat(text)",
-    "ts_stat(text, text)",
-)
-#: Extensions whose functions do so, here or elsewhere.
-EXECUTING_EXTENSIONS = ("dblink", "pg_background", "pg_cron", "tablefunc", "xml2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,33 +224,9 @@ def _psql_name(name: str) -> str:
 
 
 def _hardened(installation: Installation) -> Iterator[str]:
-    owner = installation.owner
     yield "BEGIN;"
-    yield (
-        f"REVOKE TEMPORARY ON DATABASE {quote_name(installation.database)} FROM PUBLIC;"
-    )
-    yield _do(
-        "FOR function IN",
-        "  SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p",
-        "  JOIN pg_catalog.pg_language l ON l.oid = p.prolang",
-        "  WHERE p.oid::regprocedure = ANY (ARRAY[",
-        ",\n".join(f"      'pg_catalog.{each}'" for each in EXECUTING),
-        "    ]::regprocedure[])",
-        "  OR l.lanispl AND NOT l.lanpltrusted",
-        "  OR EXISTS (SELECT FROM pg_catalog.pg_depend d",
-        "    JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid",
-        "    WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass",
-        "    AND d.classid = 'pg_catalog.pg_proc'::regclass",
-        "    AND d.objid = p.oid AND d.deptype = 'e'",
-        f"    AND e.extname = ANY ({_array(EXECUTING_EXTENSIONS)}))",
-        "LOOP",
-        "  EXECUTE pg_catalog.format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC',"
-        " function);",
-        "  EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I',",
-        f"    function, {quote_literal(owner)});",
-        "END LOOP;",
-        declare="function regprocedure;",
-    )
+    for statement in hardening_sql(installation.database, [installation.owner]):
+        yield f"{statement};"
     yield "COMMIT;"
 
 

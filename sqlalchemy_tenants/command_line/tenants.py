@@ -37,6 +37,12 @@ def _name(_ctx: object, _param: object, tenant: str | None) -> str | None:
 _tenant = click.argument("tenant", callback=_name)
 _quiet = click.option("--quiet", "-q", is_flag=True, help="Print only errors.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_as_admin = click.option(
+    "--as-admin",
+    is_flag=True,
+    help="As the admin role, narrowed to the tenant: one that is suspended, or whose "
+    "rows a policy hides from it.",
+)
 
 
 def _print_counts(counts: RowCounts, what: str, quiet: bool) -> None:
@@ -56,6 +62,12 @@ def _require_roles() -> None:
             "under isolation 'shared' the database keeps rows of tenants but no "
             "tenants; the application's own table does"
         )
+
+
+def _require_tenant(manager: PostgresManager, tenant: str) -> None:
+    """Refuse a tenant that does not exist, which the admin role would not notice."""
+    if manager.isolation == "role" and tenant not in manager.list_tenants():
+        raise Refusal(f"there is no tenant {tenant!r}; tenants list prints them")
 
 
 # --- tenants --------------------------------------------------------------------------
@@ -151,7 +163,10 @@ def delete(
     Whoever creates a tenant of this name later sees rows that stay.
     """
     if dry_run:
-        _print_counts(manager.delete_rows(tenant, dry_run=True), "to delete", quiet)
+        # as the role that would delete them
+        _require_tenant(manager, tenant)
+        counts = manager.delete_rows(tenant, dry_run=True, as_admin=True)
+        _print_counts(counts, "to delete", quiet)
         return
     if not rows:
         _require_roles()
@@ -159,9 +174,9 @@ def delete(
     if not yes and not click.confirm(f"Delete tenant {tenant!r} {what}?", err=True):
         raise Refusal("nothing was deleted")
     with Bars(quiet) as bars:
-        counts = manager.delete_tenant(tenant, rows, progress=bars.rows)
+        deleted = manager.delete_tenant(tenant, rows, progress=bars.rows)
     if rows:
-        _print_counts(RowCounts(counts), "deleted", quiet)
+        _print_counts(RowCounts(deleted), "deleted", quiet)
 
 
 @tenants.command()
@@ -188,15 +203,27 @@ _path = click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @_tenant
 @_path
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@_as_admin
 @_quiet
 @with_manager
 def export(
-    manager: PostgresManager, tenant: str, path: Path, overwrite: bool, quiet: bool
+    manager: PostgresManager,
+    tenant: str,
+    path: Path,
+    overwrite: bool,
+    as_admin: bool,
+    quiet: bool,
 ) -> None:
     """Write all rows of a tenant into a file, as they are at one moment."""
+    if as_admin:
+        _require_tenant(manager, tenant)
     with Bars(quiet) as bars:
         counts = manager.export_rows(
-            tenant, path, overwrite=overwrite, progress=bars.rows
+            tenant,
+            path,
+            overwrite=overwrite,
+            as_admin=as_admin,
+            progress=bars.rows,
         )
     _print_counts(counts, "exported", quiet)
 
@@ -207,6 +234,7 @@ def export(
 @click.option(
     "--as", "as_tenant", metavar="TENANT", callback=_name, help="Whose they become."
 )
+@_as_admin
 @_quiet
 @with_manager
 def import_(
@@ -214,14 +242,21 @@ def import_(
     tenant: str,
     path: Path,
     as_tenant: str | None,
+    as_admin: bool,
     quiet: bool,
 ) -> None:
     """Insert a tenant's rows from a file, all of them or none.
 
     The tenant that they are for has to exist.
     """
+    if as_admin:
+        _require_tenant(manager, tenant if as_tenant is None else as_tenant)
     with Bars(quiet) as bars:
         counts = manager.import_rows(
-            tenant, path, as_tenant=as_tenant, progress=bars.rows
+            tenant,
+            path,
+            as_tenant=as_tenant,
+            as_admin=as_admin,
+            progress=bars.rows,
         )
     _print_counts(counts, "imported", quiet)

@@ -6,46 +6,49 @@ Within a statement that begins with SELECT, functions can do what other statemen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, text
 
 from ..policies import quote_literal, quote_name
+from ..roles import do_block
 from ..tenancy import Tenancy
 from .catalog import _FIRST_OID, _USER_SCHEMAS
 from .findings import Finding
 
-#: Does what SET does, within a query. ``query_to_xml()``, ``ts_stat()`` and
-#: ``ts_rewrite()`` execute a query that they are given, but no other statement: of all
-#: functions of pg_catalog they can only carry this one.
+#: Does what SET does, within a query.
 SET_CONFIG = "pg_catalog.set_config(text, text, boolean)"
 
-#: Functions of extensions that execute any statement that they are given: on a
-#: connection of their own (dblink, pg_background), or, as xml2's ``xpath_table()``,
-#: which pastes its arguments together, in the session.
-EXECUTE_TEXT = (
-    "dblink",
-    "dblink_connect",
-    "dblink_connect_u",
-    "dblink_exec",
-    "dblink_open",
-    "dblink_send_query",
-    "pg_background_launch",
-    "xpath_table",
+#: Execute a query that they are given, but no other statement: of all functions of
+#: pg_catalog they can only carry ``set_config()``. Nothing depends on their being taken
+#: away, so that no finding is about them.
+EXECUTE_QUERY = (
+    "pg_catalog.cursor_to_xml(refcursor, integer, boolean, boolean, text)",
+    "pg_catalog.cursor_to_xmlschema(refcursor, boolean, boolean, text)",
+    "pg_catalog.query_to_xml(text, boolean, boolean, text)",
+    "pg_catalog.query_to_xml_and_xmlschema(text, boolean, boolean, text)",
+    "pg_catalog.query_to_xmlschema(text, boolean, boolean, text)",
+    "pg_catalog.ts_rewrite(tsquery, text)",
+    "pg_catalog.ts_stat(text)",
+    "pg_catalog.ts_stat(text, text)",
 )
 
-# For superusers: others may not take functions of pg_catalog or of an extension away.
-_REVOKE_EXECUTE_TEXT = """\
-DO $$
-DECLARE f pg_catalog.regprocedure;
-BEGIN
-  FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p
-    JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-    WHERE l.lanname = 'c' AND p.proname IN ({names})
-  LOOP
-    EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
-  END LOOP;
-END $$"""
+#: Libraries of extensions that execute a text that they are given, each with a pattern
+#: of those functions that execute any statement: on a connection of their own, or, as
+#: ``xpath_table()``, which pastes its arguments together, in the session.
+LIBRARIES = {
+    "dblink": "dblink(_connect(_u)?|_exec|_open|_send_query)?",
+    "pg_background": "pg_background_(launch|submit)(_v2)?",
+    "pg_cron": "schedule(_in_database)?|alter_job",
+    "pgxml": "xpath_table",  # of the extension xml2
+    "tablefunc": "",  # they query, as those above
+}
+
+# A function keeps its library, whoever created it, and by whatever name.
+_LIBRARY = "pg_catalog.substring(p.probin, '([^/.]+)(?:[.][^/]*)?$')"
+
+_IS_UNTRUSTED = "NOT l.lanpltrusted AND l.lanname NOT IN ('internal', 'c')"
 
 
 def hardening_sql(database: str, owners: Sequence[str]) -> list[str]:
@@ -54,11 +57,10 @@ def hardening_sql(database: str, owners: Sequence[str]) -> list[str]:
     :param database: its name.
     :param owners: who owns the tables, and migrates and dumps them.
     """
-    names = ", ".join(map(quote_literal, EXECUTE_TEXT))
     return [
         *_set_config_sql(owners),
         *_temporary_sql(database, owners),
-        _REVOKE_EXECUTE_TEXT.format(names=names),
+        _functions_sql(owners),
     ]
 
 
@@ -69,6 +71,31 @@ def _set_config_sql(owners: Sequence[str]) -> list[str]:
 def _temporary_sql(database: str, owners: Sequence[str]) -> list[str]:
     # autogenerate compares conditions by temporary views
     return _give_to(f"TEMPORARY ON DATABASE {quote_name(database)}", owners)
+
+
+def _functions_sql(owners: Sequence[str]) -> str:
+    """Take functions that execute text from everybody but ``owners``."""
+    *queries, last = map(quote_literal, EXECUTE_QUERY)
+    libraries = ", ".join(map(quote_literal, LIBRARIES))
+    lines = [
+        "FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p",
+        "  JOIN pg_catalog.pg_language l ON l.oid = p.prolang",
+        "  WHERE p.oid = ANY (ARRAY[",
+        *(f"    {each}," for each in queries),
+        f"    {last}",
+        "  ]::pg_catalog.regprocedure[]::pg_catalog.oid[])",
+        f"  OR {_LIBRARY}",
+        f"    IN ({libraries})",
+        f"  OR {_IS_UNTRUSTED}",
+        "LOOP",
+        "  EXECUTE pg_catalog.format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', f);",
+    ]
+    for owner in map(quote_literal, owners):
+        lines += [
+            "  EXECUTE pg_catalog.format(",
+            f"    'GRANT EXECUTE ON ROUTINE %s TO %I', f, {owner});",
+        ]
+    return do_block([*lines, "END LOOP;"], ["f pg_catalog.regprocedure;"])
 
 
 def _give_to(privilege: str, owners: Sequence[str]) -> list[str]:
@@ -92,9 +119,10 @@ _FUNCTIONS = text(
     FROM (
         SELECT p.oid, p.pronamespace, p.proacl, CASE
             WHEN p.oid = '{SET_CONFIG}'::pg_catalog.regprocedure THEN 'set-config'
-            WHEN l.lanname = 'c' AND p.proname = ANY (:names) THEN 'any'
-            WHEN NOT l.lanpltrusted AND l.lanname NOT IN ('internal', 'c')
-                THEN 'untrusted'
+            WHEN p.proname ~ ('^(' || (
+                CAST(:libraries AS pg_catalog.jsonb) ->> {_LIBRARY}) || ')$')
+                THEN 'any'
+            WHEN {_IS_UNTRUSTED} THEN 'untrusted'
             WHEN l.lanname NOT IN ('internal', 'c', 'sql') AND {_USER_SCHEMAS}
                 AND p.prosrc ~* '\\m(execute|spi_\\w+)\\M'
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
@@ -144,7 +172,9 @@ def check_hardening(
         "tenants_role": tenancy.tenants_role,
         "shared_role": tenancy.shared_role,
     }
-    functions = connection.execute(_FUNCTIONS, {**names, "names": list(EXECUTE_TEXT)})
+    functions = connection.execute(
+        _FUNCTIONS, {**names, "libraries": json.dumps(LIBRARIES)}
+    )
     for kind, name in functions.all():
         if kind == "set-config":
             remedy = "; ".join(_set_config_sql(owners))
