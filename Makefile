@@ -50,7 +50,8 @@ SERVER_ONLY := $(call ignore,attacks expressions own_policies pgbouncer drift_na
 	command_line setup hardening injected suspend rows_refused rows_page testing \
 	testing_pages)
 SERVER_APART := $(call ignore,declare package templates moving readme mutants benchmarks \
-	others bound_to criteria fit logging rows_page testing_pages command_line)
+	others bound_to criteria fit logging rows_page testing_pages command_line \
+	example_fastapi tenant_functions)
 
 REST := test-pg16 test-pg15 test-pg18-sa20
 .PHONY: $(REST)
