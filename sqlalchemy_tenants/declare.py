@@ -6,10 +6,11 @@ migrations.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import get_annotations
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from sqlalchemy import (
     Column,
@@ -286,6 +287,20 @@ def tenant_column(
     return mapped_column(type_, server_default=text(default), **kw)
 
 
+if TYPE_CHECKING:
+    _declared = declared_attr
+else:
+
+    class _declared(declared_attr):
+        """Hides from pydantic, which looks for attributes of a field's name in base
+        classes; SQLAlchemy would warn of that."""
+
+        def __get__(self, instance, owner):
+            if owner is TenantMixin or hasattr(owner, "model_fields"):
+                raise AttributeError("tenant")
+            return super().__get__(instance, owner)
+
+
 class TenantMixin:
     """Declares the column ``tenant``: NOT NULL, indexed, and by default the tenant of
     the session, so that rows get their tenant by themselves.
@@ -297,14 +312,17 @@ class TenantMixin:
     With :class:`~sqlalchemy.orm.MappedAsDataclass` it is a field of the class, given by
     name if at all: ``Order(item="anvil", tenant="acme")``.
 
-    :raises TypeError: for a model of SQLModel, which would ignore ``tenant=...``.
+    On a model of SQLModel it is a field, too, ``None`` until the database has filled
+    it. Type checkers do not see that; docs/other-libraries.md has another way.
+
+    :raises TypeError: for another model of pydantic, which would ignore ``tenant=...``.
     """
 
     def __init_subclass__(cls, **kw: Any) -> None:
         _declare_field(cls)
         super().__init_subclass__(**kw)
 
-    @declared_attr
+    @_declared
     def tenant(cls) -> Mapped[str]:
         return tenant_column(tenancy=_tenancy_of(cls), sort_order=-1)
 
@@ -319,7 +337,7 @@ def _declare_field(model: type[Any]) -> None:
     """Declare the tenant on a class whose ``__init__()`` is made from its own fields,
     among which no attribute of a mixin is.
 
-    :raises TypeError: its fields are pydantic's.
+    :raises TypeError: its fields are pydantic's, and not SQLModel's.
     """
     if any(
         "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
@@ -328,12 +346,8 @@ def _declare_field(model: type[Any]) -> None:
     ):
         return  # it has one already, or inherits it
     if hasattr(model, "model_fields"):
-        raise TypeError(
-            f"{model.__name__} takes pydantic's fields only, and a column of "
-            f"TenantMixin is not one of them: tenant=... would be ignored. Declare the "
-            f"field instead, in the model or in a base class of your models: "
-            f"{_SQLMODEL_FIELD}"
-        )
+        _declare_field_of_sqlmodel(model)
+        return
     tenancy = _tenancy_of(model)  # a base class that is no model yet has none
     if issubclass(model, MappedAsDataclass) and tenancy is not None:
         column: Any = tenant_column(
@@ -343,11 +357,24 @@ def _declare_field(model: type[Any]) -> None:
         model.tenant = column
 
 
-_SQLMODEL_FIELD = (
-    "tenant: str | None = Field(default=None, sa_type=Text, nullable=False, "
-    'index=True, sa_column_kwargs={"server_default": '
-    "tenant_column().column.server_default})"
-)
+def _declare_field_of_sqlmodel(model: Any) -> None:
+    library: Any = sys.modules.get("sqlmodel")
+    if library is None or not issubclass(model, library.SQLModel):
+        raise TypeError(
+            f"{model.__name__} takes pydantic's fields only, and a column of "
+            f"TenantMixin is not one of them: tenant=... would be ignored; let models "
+            f"of tables inherit from SQLModel or from a declarative base"
+        )
+    default: Any = tenant_column(tenancy=_tenancy_of(model)).column.server_default
+    model.__annotations__ = {"tenant": str | None, **get_annotations(model)}
+    # not sa_column: models that inherit the field have a column each
+    model.tenant = library.Field(
+        default=None,
+        sa_type=Text,
+        nullable=False,
+        index=True,
+        sa_column_kwargs={"server_default": default.arg},
+    )
 
 
 def _policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:

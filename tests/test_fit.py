@@ -155,7 +155,7 @@ def test_a_model_with_fields_of_pydantic() -> None:
     class Model:
         model_fields: ClassVar[dict[str, object]] = {}
 
-    with pytest.raises(TypeError, match=r"tenant=... would be ignored.*Field\("):
+    with pytest.raises(TypeError, match=r"tenant=... would be ignored"):
 
         class Wrong(TenantMixin, Model):
             pass
