@@ -385,6 +385,20 @@ def test_a_version_of_psycopg_without_the_hook_is_refused(
             pass  # pragma: no cover
 
 
+@on_each_driver
+def test_words_without_those_of_the_proof(
+    role_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role_world.create("acme")
+    engine = role_world.engine()
+    monkeypatch.setattr(driver_of(engine.dialect), "_is_proved", False)
+    for _ in range(2):
+        with role_world.session("acme", engine, allow_statements={"insert"}) as session:
+            session.execute(insert(Note), [{"body": "a"}, {"body": "b"}])
+            with pytest.raises(ScopeError, match="SELECT"):
+                session.scalars(select(Note))
+
+
 def test_psycopg_has_the_hook() -> None:
     for cursor in psycopg_module._PLAIN:
         parameters = inspect.signature(cursor._execute_send).parameters
