@@ -250,8 +250,10 @@ def test_a_subclass_stays_one(
         bound = manager.bound_to(connection)
         assert isinstance(bound, Own)
         assert type(bound.bound_to(connection)) is type(bound)
-        assert bound.tenant_kw("acme")["autoflush"] is False
-        assert manager.tenant_kw("acme").get("join_transaction_mode") is None
+        assert bound.tenant_kw("acme", None, None)["autoflush"] is False
+        assert (
+            manager.tenant_kw("acme", None, None).get("join_transaction_mode") is None
+        )
 
 
 def test_only_to_a_connection(make_engine: Callable[..., Engine]) -> None:

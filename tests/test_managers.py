@@ -451,7 +451,7 @@ def test_a_tenant_that_owns_something_is_not_deleted(
 def test_bulk_creation_skips_those_that_exist_and_reports(
     manager: PostgresManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_tenants.managers._BATCH", 4)
+    monkeypatch.setattr("sqlalchemy_tenants.administration._BATCH", 4)
     manager.create_tenant("t3")
     progress: list[int] = []
     names = (f"t{number}" for number in range(10))
