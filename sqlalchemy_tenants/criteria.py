@@ -4,6 +4,9 @@ One option of SQLAlchemy, :func:`~sqlalchemy.orm.with_loader_criteria`, covers a
 models with a mark. SQLAlchemy asks for the models, and for the condition of each, when
 it compiles a statement that it does not know yet; the tenant is a bound parameter,
 which is no part of what it keeps of a statement.
+
+The conditions only help the planner, so they are left out wherever they could change
+the result: see :class:`_Condition` and :func:`_holds_rows_of`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,14 @@ from weakref import WeakSet
 
 from sqlalchemy import (
     BigInteger,
+    BinaryExpression,
+    ColumnClause,
     ColumnElement,
     Dialect,
+    FromClause,
     Integer,
+    Join,
+    SelectBase,
     SmallInteger,
     Table,
     Text,
@@ -25,11 +33,15 @@ from sqlalchemy import (
     and_,
     column,
     inspect,
+    true,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper, ORMExecuteState, registry, with_loader_criteria
 from sqlalchemy.orm.exc import UnmappedColumnError
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.base import ExecutableOption
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .declare import TenantTable, mark_of
@@ -100,8 +112,9 @@ class _Marked(metaclass=_AnyClass):
 def add_criteria(state: ORMExecuteState) -> None:
     """Let a statement name the tenant of its session for each model with a mark.
 
-    Rows pass the option on to what they load later, so loads of relationships have it
-    already.
+    Lazy loads get the option of the session that they happen in. Statements of eager
+    loads have it from the statement that they belong to; joins of joined loads have
+    none.
     """
     session = state.session
     assert isinstance(session, ScopedSession)
@@ -111,7 +124,7 @@ def add_criteria(state: ORMExecuteState) -> None:
         and state.is_orm_statement
         and (state.is_select or state.is_update or state.is_delete)
         and not state.is_column_load
-        and not state.is_relationship_load
+        and (not state.is_relationship_load or state.lazy_loaded_from is not None)
     ):
         mapper = state.bind_mapper
         if mapper is not None and mapper.registry not in _registries:
@@ -137,6 +150,9 @@ def _option(text: str) -> ExecutableOption:
         _Marked,
         lambda cls: _condition(cls, text, smallint, integer, bigint, uuid),
         include_aliases=True,
+        # Objects would keep the option. One of a shared table may move to a session of
+        # another tenant, or of all, and would load rows with this tenant's condition.
+        propagate_to_loaders=False,
     )
 
 
@@ -155,23 +171,81 @@ def _condition(target: Any, *values: Any) -> ColumnElement[bool]:
         return and_(*(column("tenant") == value for value in typed.values()))
     mapper: Mapper[Any] = found.mapper
     tenant = _column(mapper)
-    assert tenant is not None
-    key, cast = tenant
+    if tenant is None or not _holds_rows_of(found.selectable, tenant[0]):
+        return true()
+    _, key, cast = tenant
     # not the column's own type, which may not compare: a domain, a decorator
-    condition: ColumnElement[bool]
-    condition = type_coerce(getattr(target, key), _TYPES[cast]) == typed[cast]
-    return condition
+    compared = type_coerce(getattr(target, key), _TYPES[cast]) == typed[cast]
+    assert isinstance(compared, BinaryExpression)
+    return _Condition(
+        compared.left,
+        compared.right,
+        compared.operator,
+        type_=compared.type,
+        negate=compared.negate,
+        modifiers=compared.modifiers,
+    )
 
 
-def _column(mapper: Mapper[Any]) -> tuple[str, str] | None:
-    """Return the attribute that holds the tenant of a class, and its cast."""
+def _holds_rows_of(selectable: FromClause, table: Table) -> bool:
+    """Whether a class or an alias reads a table itself. A subquery need not have the
+    tenant's column, and may have NULL in it; it names the tenant inside.
+    """
+    return selectable.is_derived_from(table) and not any(
+        isinstance(each, SelectBase) for each in visitors.iterate(selectable)
+    )
+
+
+class _Condition(BinaryExpression[bool]):
+    """A condition that is left out where a join may have put NULL into the column.
+
+    SQLAlchemy adds it to ``ON`` for what :meth:`~sqlalchemy.Select.join` joined, and
+    else to ``WHERE``. There it would remove the rows that an outer join is meant to
+    keep.
+    """
+
+    inherit_cache = True
+
+
+@compiles(_Condition)
+def _compile(element: _Condition, compiler: SQLCompiler, **kw: Any) -> str:
+    if _may_be_null(element, compiler):
+        return compiler.process(true(), **kw)
+    text: str = compiler.visit_binary(element, **kw)  # type: ignore[no-untyped-call]
+    return text
+
+
+def _may_be_null(element: _Condition, compiler: SQLCompiler) -> bool:
+    """Whether an outer join of the statement being compiled, or of one around it,
+    yields rows without those that ``element`` is about."""
+    columns = visitors.iterate(element.left)
+    tables = [each.table for each in columns if isinstance(each, ColumnClause)]
+    optional: list[FromClause] = []
+    for join in compiler.stack[-1]["correlate_froms"]:
+        if isinstance(join, Join) and (join.isouter or join.full):
+            if any(each is element for each in visitors.iterate(join.onclause)):
+                return False
+            optional += (join.left, join.right) if join.full else (join.right,)
+    return any(
+        side.is_derived_from(table)
+        for side in optional
+        for table in tables
+        if table is not None
+    )
+
+
+def _column(mapper: Mapper[Any]) -> tuple[Table, str, str] | None:
+    """Return the table and the attribute that hold the tenant of a class, and the
+    cast."""
     for each in mapper.iterate_to_root():
         table = each.local_table
-        mark = mark_of(table) if isinstance(table, Table) else None
+        if not isinstance(table, Table):
+            continue
+        mark = mark_of(table)
         if isinstance(mark, TenantTable):
             try:
                 key = mapper.get_property_by_column(table.c[mark.column]).key
             except UnmappedColumnError:
                 continue
-            return key, mark.cast
+            return table, key, mark.cast
     return None

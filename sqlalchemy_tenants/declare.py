@@ -47,7 +47,7 @@ from .policies import (
     current_tenant_sql,
     tenant_policies,
 )
-from .tenancy import Tenancy, TenantId
+from .tenancy import Tenancy, TenantId, tenant_text
 
 _INFO_KEY = "sqlalchemy_tenants"
 _CASTS_KEY = "sqlalchemy_tenants.casts"
@@ -135,7 +135,8 @@ def casts_of(metadata: MetaData) -> frozenset[str]:
 def require_tenant_of(
     tenant: TenantId, metadata: MetaData | None, *, held: bool = True
 ) -> None:
-    """Refuse a tenant whose text is not the canonical form in the models' columns.
+    """Refuse a tenant whose text is not the canonical form in the models' columns, and
+    what is no tenant, as a function, which only a session alone takes.
 
     :param metadata: the models; ``None`` where they are not known.
     :param held: see :func:`.require_canonical`.
@@ -143,6 +144,8 @@ def require_tenant_of(
     """
     if metadata is not None:
         require_canonical(tenant, casts_of(metadata), held=held)
+    elif type(tenant) is not str:
+        tenant_text(tenant)
 
 
 @overload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,9 +38,7 @@ def explain(
     :param suspended: whether the tenant is; ``None`` asks, which rolls back.
     """
     state = sqlstate(error)
-    # a setting of the application may have the same SQLSTATE; the message comes in the
-    # language of the server, but names the role
-    if scope.values and scope.role not in str(error.orig):
+    if scope.values and not _is_about_role(error, scope):
         return None
     if state == INVALID_PARAMETER_VALUE:
         if scope.setting is None:
@@ -69,6 +68,19 @@ def explain(
             tenant=scope.tenant,
         )
     return None
+
+
+def _is_about_role(error: DBAPIError, scope: Scope) -> bool:
+    """Whether an error is about the role, and not about a setting of the application,
+    which may have the same SQLSTATE, and the role's name as its value.
+
+    The message comes in the language of the server, but names what it is about.
+    """
+    message = str(error.orig).split("\n", 1)[0]
+    names = "|".join(re.escape(name) for name, _ in scope.values)
+    return scope.role in message and not re.search(
+        rf"(?<![\w.])({names})(?![\w.])", message, re.IGNORECASE
+    )
 
 
 def _ask_suspended(connection: Connection, scope: Scope) -> bool:

@@ -401,9 +401,8 @@ class TenantSession(ScopedSession):
     :param settings: parameters of PostgreSQL, as in ``{"statement_timeout": "5s"}``,
         set likewise; or a function that is asked for them, with the tenant, at the
         beginning of each transaction where ``tenant`` is a function, and else once.
-    :param kw: ``tenant_criteria`` and ``allow_statements`` of :class:`ScopedSession`,
-        and further arguments of
-        :class:`~sqlalchemy.orm.Session`.
+    :param tenant_criteria: see :class:`ScopedSession`; likewise ``allow_statements``.
+    :param kw: further arguments of :class:`~sqlalchemy.orm.Session`.
     :raises InvalidTenant: for what cannot identify a tenant.
     :raises ScopeError: for ``twophase=True``.
     :raises TypeError: ``tenant`` is a coroutine function, or a name or value of
@@ -421,9 +420,12 @@ class TenantSession(ScopedSession):
         tenancy: Tenancy | None = None,
         context: Context | None = None,
         settings: Settings | None = None,
+        tenant_criteria: bool = False,
+        allow_statements: Set[str] | None = None,
         **kw: Any,
     ) -> None:
         tenancy = Tenancy.given(tenancy)
+        kw |= {"tenant_criteria": tenant_criteria, "allow_statements": allow_statements}
         self._keep_values(tenancy, context, settings)
         scope: Scope | Callable[[], Scope]
         self._tenant: TenantId | None
@@ -456,6 +458,7 @@ class AdminSession(ScopedSession):
     :param tenant: ``None`` for the rows of all tenants.
     :param context: see :class:`TenantSession`; likewise ``settings``, of which a
         function is asked with ``tenant``.
+    :param tenant_criteria: see :class:`ScopedSession`; likewise ``allow_statements``.
     """
 
     def __init__(
@@ -467,9 +470,12 @@ class AdminSession(ScopedSession):
         tenancy: Tenancy | None = None,
         context: Context | None = None,
         settings: Settings | None = None,
+        tenant_criteria: bool = False,
+        allow_statements: Set[str] | None = None,
         **kw: Any,
     ) -> None:
         tenancy = Tenancy.given(tenancy)
+        kw |= {"tenant_criteria": tenant_criteria, "allow_statements": allow_statements}
         self._keep_values(tenancy, context, settings)
         scope = self._with_values(admin_scope(tenant, tenancy, schema))
         super().__init__(bind=bind, scope=scope, **kw)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet, ref
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import SessionTransaction
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.sql.expression import (
     ReleaseSavepointClause,
     RollbackToSavepointClause,
@@ -212,8 +212,9 @@ class _Guards:
         self.is_lifted = False
 
 
-# Engines whose pools take the guard from a connection that comes back.
-_watched: WeakSet[Engine] = WeakSet()
+# Pools that take the guard from a connection that comes back. Not engines, of which
+# execution_options() makes another one with each call, for the same pool.
+_watched: WeakSet[Pool] = WeakSet()
 
 
 def guard_statements(
@@ -234,9 +235,10 @@ def guard_statements(
     if joined is None:
         guards.words = words
     checks = driver.guard(connection, guards.words)
-    if connection.engine not in _watched:
-        _watched.add(connection.engine)
-        event.listen(connection.engine, "checkin", _forget)
+    pool = connection.engine.pool
+    if pool not in _watched:
+        _watched.add(pool)
+        event.listen(pool, "checkin", _forget)
     guard = _Guard(words, joined)
     if joined is not None:
         guards.joined.append(guard)

@@ -284,6 +284,7 @@ def test_a_transaction_of_the_application_gets_its_values_back(
     [
         ({"work_mem": "acme"}, "22023"),
         ({"datestyle": "nonsense"}, "22023"),
+        ({"work_mem": "tenant_new"}, "22023"),
         ({"log_statement": "none"}, "42501"),
         ({"no_such_parameter": "1"}, "42704"),
     ],

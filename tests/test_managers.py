@@ -84,6 +84,24 @@ def test_a_session_creates_its_tenant(world: World) -> None:
         assert manager.list_tenants() == ["acme"]
 
 
+@pytest.mark.parametrize("driver", ["psycopg"])
+@on_each_driver
+def test_a_manager_takes_no_function(role_world: World) -> None:
+    """Sessions alone do. A manager would ask for the settings of the function, and
+    create the tenant that it names."""
+    tenant: Any = lambda: "acme"  # noqa: E731
+    manager = role_world.manager(settings=lambda tenant: {"application_name": tenant})
+    for open_it in (
+        lambda: manager.new_session(tenant),
+        lambda: manager.connect(tenant),
+        lambda: manager.begin(tenant),
+        lambda: manager.admin_session(tenant),
+    ):
+        with pytest.raises(InvalidTenant), open_it():
+            raise AssertionError("the block was entered")
+    assert manager.list_tenants() == []
+
+
 @on_each_driver
 def test_a_missing_tenant_is_an_error_at_once(role_world: World) -> None:
     engine = role_world.engine()

@@ -29,7 +29,7 @@ from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
 from sqlalchemy_tenants.drivers import driver_of
 from sqlalchemy_tenants.drivers import psycopg as psycopg_module
 from sqlalchemy_tenants.managers import PostgresManager
-from sqlalchemy_tenants.statements import first_word
+from sqlalchemy_tenants.statements import _forget, first_word
 from tenancy import (  # noqa: F401
     Note,
     World,
@@ -383,6 +383,34 @@ def test_a_version_of_psycopg_without_the_hook_is_refused(
             dml(role_world, engine).new_session("acme", create_if_missing=False),
         ):
             pass  # pragma: no cover
+
+
+@on_each_driver
+def test_words_without_those_of_the_proof(
+    role_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role_world.create("acme")
+    engine = role_world.engine()
+    monkeypatch.setattr(driver_of(engine.dialect), "_is_proved", False)
+    for _ in range(2):
+        with role_world.session("acme", engine, allow_statements={"insert"}) as session:
+            session.execute(insert(Note), [{"body": "a"}, {"body": "b"}])
+            with pytest.raises(ScopeError, match="SELECT"):
+                session.scalars(select(Note))
+
+
+@on_each_driver
+def test_engines_with_other_options_share_a_listener(role_world: World) -> None:
+    role_world.create("acme")
+    engine = role_world.engine()
+    kept = []
+    for _ in range(5):
+        kept.append(engine.execution_options(isolation_level="SERIALIZABLE"))
+        with role_world.session("acme", kept[-1], allow_statements=DML) as session:
+            session.scalars(select(Note)).all()
+    assert list(engine.pool.dispatch.checkin).count(_forget) == 1
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL work_mem = '1MB'")
 
 
 def test_psycopg_has_the_hook() -> None:

@@ -13,7 +13,12 @@ from ..session import AdminSession, ScopedSession, TenantSession
 from ..tenancy import TenantId
 
 if TYPE_CHECKING:
-    from ..values import Context
+    from collections.abc import Callable, Set
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from ..tenancy import Isolation, Tenancy
+    from ..values import Context, Settings
 
 
 class _AsyncScopedSession(AsyncSession):
@@ -76,6 +81,24 @@ class AsyncTenantSession(_AsyncScopedSession):
     sync_session_class: type[Session] = TenantSession
     required_class = TenantSession
 
+    if TYPE_CHECKING:  # for editors: a session class inside may take others
+
+        def __init__(
+            self,
+            bind: AsyncEngine | AsyncConnection | None = None,
+            *,
+            tenant: TenantId | Callable[[], TenantId],
+            isolation: Isolation = "role",
+            schema: str | None = None,
+            tenancy: Tenancy | None = None,
+            context: Context | None = None,
+            settings: Settings | None = None,
+            tenant_criteria: bool = False,
+            allow_statements: Set[str] | None = None,
+            sync_session_class: type[Session] | None = None,
+            **kw: Any,
+        ) -> None: ...
+
     @property
     def tenant(self) -> TenantId:
         """The tenant, as it was given."""
@@ -89,6 +112,23 @@ class AsyncAdminSession(_AsyncScopedSession):
 
     sync_session_class: type[Session] = AdminSession
     required_class = AdminSession
+
+    if TYPE_CHECKING:  # for editors
+
+        def __init__(
+            self,
+            bind: AsyncEngine | AsyncConnection | None = None,
+            *,
+            tenant: TenantId | None = None,
+            schema: str | None = None,
+            tenancy: Tenancy | None = None,
+            context: Context | None = None,
+            settings: Settings | None = None,
+            tenant_criteria: bool = False,
+            allow_statements: Set[str] | None = None,
+            sync_session_class: type[Session] | None = None,
+            **kw: Any,
+        ) -> None: ...
 
     @property
     def tenant(self) -> TenantId | None:

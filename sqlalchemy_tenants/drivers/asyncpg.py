@@ -188,12 +188,12 @@ class Asyncpg(Driver):
 
     def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
         raw = driver_connection(connection)
+        if not self._is_proved:
+            prove_one_statement(connection)  # with words that may not be allowed
+            self._is_proved = True
         checks = issubclass(type(raw), GuardedConnection)
         if checks:
             raw.words = words
-        if not self._is_proved:
-            prove_one_statement(connection)
-            self._is_proved = True
         return checks
 
     def unguard(self, driver_connection: Any) -> None:

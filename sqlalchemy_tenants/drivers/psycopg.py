@@ -65,12 +65,11 @@ class _BasePsycopg(Driver):
     def guard(self, connection: Connection, words: frozenset[str] | None) -> bool:
         """Let the connection open cursors that check what they send."""
         raw = driver_connection(connection)
-        raw.cursor_factory, raw.server_cursor_factory = _guarded(
-            raw.cursor_factory, raw.server_cursor_factory, words
-        )
         if not self._is_proved:
+            _open_guarded(raw, None)  # the proof has words that may not be allowed
             prove_one_statement(connection)
             self._is_proved = True
+        _open_guarded(raw, words)
         return True
 
     def unguard(self, driver_connection: Any) -> None:
@@ -111,6 +110,13 @@ class _OneStatement:
 
     def _execute_send(self, query: Any, **kw: Any) -> None:
         super()._execute_send(query, **{**kw, "force_extended": True})  # type: ignore[misc]
+
+
+def _open_guarded(raw: Any, words: frozenset[str] | None) -> None:
+    """Let a connection open guarded cursors."""
+    raw.cursor_factory, raw.server_cursor_factory = _guarded(
+        raw.cursor_factory, raw.server_cursor_factory, words
+    )
 
 
 @cache
