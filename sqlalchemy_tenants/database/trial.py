@@ -37,13 +37,12 @@ _IS_EXEMPT = """
         AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER')) AS is_exempt
 """
 
-# What this transaction has done to each table, and which file holds it, which TRUNCATE
-# replaces. Nothing where the server counts nothing.
+# What this transaction has done to each table. Nothing where the server counts nothing.
+# TRUNCATE changes the catalog.
 _CHANGES = """
     SELECT c.oid::bigint, ROW(pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid),
         pg_catalog.pg_stat_get_xact_tuples_updated(c.oid),
-        pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid),
-        pg_catalog.pg_relation_filenode(c.oid))::text AS state
+        pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid))::text AS state
     FROM pg_catalog.pg_class c
     WHERE c.relkind = 'r' AND pg_catalog.current_setting('track_counts')::boolean
 """
