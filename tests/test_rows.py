@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,61 @@ def test_a_tenant_is_deleted_with_its_rows(world: World) -> None:
     assert checksums(world.database, "globex") == others
 
 
+# How a login may want its values printed and read.
+HABITS = {
+    "array_nulls": "off",
+    "bytea_output": "escape",
+    "client_encoding": "LATIN1",
+    "datestyle": "German",
+    "extra_float_digits": "-5",
+    "intervalstyle": "sql_standard",
+    "standard_conforming_strings": "off",
+    "timezone": "Asia/Kolkata",
+    "xmloption": "document",
+}
+
+
+def test_what_a_login_is_used_to_changes_no_value(plain: World, tmp_path: Path) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    before = checksums(plain.database, "acme")
+    for name, value in HABITS.items():
+        plain.database.execute(f"ALTER ROLE app SET {name} = '{value}'")
+    manager, path = manager_of(plain), tmp_path / "acme.rows"
+    manager.export_rows("acme", path)
+    manager.delete_rows("acme")
+    manager.import_rows("acme", path)
+    assert checksums(plain.database, "acme") == before
+
+
+def test_only_integers_set_a_sequence(plain: World, tmp_path: Path) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    plain.database.execute(
+        "CREATE DOMAIN positive AS integer; CREATE DOMAIN number AS positive;"
+        "CREATE SEQUENCE texts; CREATE SEQUENCE numbers;"
+        "GRANT USAGE ON SEQUENCE texts, numbers TO tenants;"
+        "ALTER TABLE payments ADD code text DEFAULT 'no ' || nextval('texts'),"
+        " ADD number number DEFAULT nextval('numbers')",
+        login="owner",
+    )
+    manager, path = manager_of(plain), tmp_path / "acme.rows"
+    manager.export_rows("acme", path)
+    table = next(t for t in read_file(path).tables if t.name == "payments")
+    assert table.highest == {"number": 20}
+    manager.delete_rows("acme")
+    manager.import_rows("acme", path)
+
+
+def test_an_export_needs_a_transaction_of_its_own(plain: World, tmp_path: Path) -> None:
+    plain.create("acme")
+    with plain.engine().connect() as connection, connection.begin():
+        bound = manager_of(plain).bound_to(connection)
+        with pytest.raises(RowsError, match=r"not that of bound_to\(\)"):
+            bound.export_rows("acme", tmp_path / "acme.rows")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_limit_for_requests_is_none_for_all_rows(
     plain: World, tmp_path: Path
 ) -> None:
@@ -207,10 +263,14 @@ def test_a_limit_for_requests_is_none_for_all_rows(
     path, settings = tmp_path / "acme.rows", {"statement_timeout": "5s"}
     plain.database.execute(
         "CREATE FUNCTION timeless() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " ASSERT current_setting('statement_timeout') = '0'; RETURN NULL; END $$;"
+        " ASSERT current_setting('statement_timeout') = '0'"
+        " AND coalesce(current_setting('transaction_timeout', true), '0') = '0';"
+        " RETURN NULL; END $$;"
         "CREATE TRIGGER timeless AFTER INSERT OR UPDATE OR DELETE ON payments"
         " FOR EACH ROW EXECUTE FUNCTION timeless()"
     )
+    if plain.database.server.version >= 17:
+        settings["transaction_timeout"] = "5s"
     manager = manager_of(plain, settings=settings)
     manager.export_rows("acme", path)
     manager.delete_rows("acme")
@@ -241,6 +301,14 @@ def test_a_file_says_what_it_holds(plain: World, tmp_path: Path) -> None:
         manager.export_rows("acme", tmp_path / "no" / "acme.rows")
     assert manager.export_rows("acme", path, overwrite=True)["lines"] == 70
     assert list(tmp_path.iterdir()) == [path]
+    nowhere = tmp_path / "link"
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    nowhere.symlink_to(tmp_path / "nowhere")
+    for other in (tmp_path, nowhere, device):
+        with pytest.raises(FileExistsError, match="is no file"):
+            manager.export_rows("acme", other, overwrite=True)
+    assert nowhere.is_symlink()
 
 
 def test_the_models_are_needed(plain: World, tmp_path: Path) -> None:

@@ -296,6 +296,18 @@ def test_a_database_that_does_not_confine_is_refused(
         "rename": lambda: manager.rename_tenant("acme", "initech"),
     }
     operations = [*reading.values(), lambda: manager.import_rows("acme", path)]
+    plain.database.execute("DROP POLICY tenant_isolation ON lines")
+    for what in ("export", "count", "delete"):
+        with pytest.raises(RowsError, match="one of its policies is missing"):
+            reading[what]()
+    plain.database.execute(
+        "CREATE POLICY tenant_isolation ON lines TO tenants"
+        " USING (tenant = (SELECT tenancy.current_tenant()))"
+    )
+    plain.database.execute(HIDING.format("UPDATE", "PUBLIC"))
+    with pytest.raises(RowsError, match=r"policies mine .* may hide rows"):
+        reading["rename"]()
+    plain.database.execute("DROP POLICY mine ON lines")
     for policy in ("ALL", "SELECT", "DELETE"):
         plain.database.execute(HIDING.format(policy, "PUBLIC"))
         for operation in reading.values():
@@ -340,8 +352,14 @@ def test_the_admin_role_does_it_for_a_tenant_that_cannot(
     assert manager_of(plain).import_rows("acme", path, as_admin=True) == counts
     assert checksums(plain.database, "acme") == before
     manager.delete_tenant("acme", rows=True)
-    with pytest.raises(TenantNotFound, match="its rows were left alone"):
-        manager.import_rows("acme", path, as_admin=True)
+    for operation in (
+        lambda: manager.import_rows("acme", path, as_admin=True),
+        lambda: manager.export_rows("acme", tmp_path / "none", as_admin=True),
+        lambda: manager.delete_rows("acme", as_admin=True),
+    ):
+        with pytest.raises(TenantNotFound, match="its rows were left alone"):
+            operation()
+    assert list(tmp_path.iterdir()) == [path]
     # the narrowed admin role writes no other tenant's rows either
     forgery = Forgery(path)
     forgery.manifest["tenant"] = "globex"
@@ -418,6 +436,65 @@ def test_a_trigger_that_leaves_out_rows_is_noticed(
             manager.import_rows("acme", path)
         plain.database.execute(f"DROP TRIGGER skip ON {table}")
     assert checksums(plain.database, "acme")["orders"][0] == 0
+
+
+TRIGGER = """
+CREATE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {} END';
+CREATE TRIGGER changed {} ON payments FOR EACH ROW EXECUTE FUNCTION changed();
+"""
+KEEPING = [
+    "UPDATE payments SET amount = -1 WHERE account = OLD.account AND id = OLD.id;"
+    "RETURN NULL;",
+    # some of them
+    "IF OLD.id = 7 THEN RETURN NULL; END IF; RETURN OLD;",
+]
+
+
+def test_a_trigger_that_keeps_rows_is_noticed(plain: World) -> None:
+    fill(plain.database, "acme")
+    plain.create("acme")
+    manager = plain_manager_of(plain)
+    before = checksums(plain.database, "acme")
+    plain.database.execute(
+        "ALTER TABLE payments DROP CONSTRAINT payments_account_id_fkey"
+    )
+    for body in KEEPING:
+        plain.database.execute(TRIGGER.format(body, "BEFORE DELETE"))
+        for operation in (
+            lambda: manager.delete_rows("acme"),
+            lambda: manager.delete_rows("acme", as_admin=True),
+            lambda: manager.delete_tenant("acme", rows=True),
+        ):
+            with pytest.raises(RowsError, match=r"are left in (.*, )?payments: a trig"):
+                operation()
+        plain.database.execute("DROP FUNCTION changed() CASCADE")
+    plain.database.execute(
+        TRIGGER.format("NEW.account := OLD.account; RETURN NEW;", "BEFORE UPDATE")
+    )
+    with pytest.raises(RowsError, match="are left in payments: a trigger keeps"):
+        manager.rename_tenant("acme", "initech")
+    assert checksums(plain.database, "acme") == before
+
+
+def test_rows_that_a_trigger_writes_meanwhile_go_as_well(plain: World) -> None:
+    """As into a table of what has happened."""
+    fill(plain.database, "acme")
+    fill(plain.database, "globex")
+    plain.create("acme")
+    others = checksums(plain.database, "globex")
+    manager = plain_manager_of(plain)
+    log = (
+        "INSERT INTO regions VALUES (OLD.account, 100 + nextval(''log'')); RETURN OLD;"
+    )
+    plain.database.execute(
+        "CREATE SEQUENCE log; GRANT USAGE ON SEQUENCE log TO tenants, tenants_admin;"
+        + TRIGGER.format(log, "AFTER UPDATE OR DELETE")
+    )
+    assert manager.rename_tenant("acme", "initech")["regions"] == 60
+    assert checksums(plain.database, "acme")["regions"][0] == 0
+    assert manager.delete_rows("initech")["regions"] == 80
+    assert checksums(plain.database, "initech")["regions"][0] == 0
+    assert checksums(plain.database, "globex") == others
 
 
 def test_a_sequence_that_nobody_may_set_is_named(plain: World, tmp_path: Path) -> None:

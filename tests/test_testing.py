@@ -476,6 +476,11 @@ PLANTS: dict[str, list[tuple[str, set[str]]]] = {
             " AS 'DELETE FROM comments'",
             {"public.wipe(): changes rows of another tenant (1 row)"},
         ),
+        (
+            "CREATE PROCEDURE purge() LANGUAGE sql SECURITY DEFINER"
+            " AS 'DELETE FROM comments'",
+            {"public.purge(): changes rows of another tenant (1 row)"},
+        ),
     ],
     "trigger-and-rule": [
         (
@@ -488,6 +493,36 @@ PLANTS: dict[str, list[tuple[str, set[str]]]] = {
             "CREATE RULE sweep AS ON UPDATE TO notes DO ALSO DELETE FROM comments;"
             "ALTER TABLE notes OWNER TO superuser",
             {"public.notes: updates rows of another tenant (1 row)"},
+        ),
+    ],
+    "trigger-that-truncates": [
+        (
+            "CREATE FUNCTION empty() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " AS 'BEGIN TRUNCATE comments; RETURN NULL; END';"
+            "CREATE TRIGGER empty AFTER UPDATE ON events EXECUTE FUNCTION empty()",
+            {"public.events: updates rows of another tenant (1 row)"},
+        ),
+    ],
+    "trigger-that-drops-a-policy": [
+        (
+            "CREATE FUNCTION open() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " AS 'BEGIN DROP POLICY IF EXISTS tenant_isolation ON comments;"
+            " RETURN NULL; END';"
+            "CREATE TRIGGER open AFTER UPDATE ON events EXECUTE FUNCTION open()",
+            {"public.events: updates rows of another tenant (1 row)"},
+        ),
+    ],
+    "login": [
+        (
+            "CREATE VIEW all_notes AS SELECT * FROM notes;"
+            "GRANT SELECT ON all_notes TO app",
+            {"public.all_notes: shows the login what tenants write"},
+        ),
+        (
+            "CREATE FUNCTION n() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+            " AS 'SELECT count(*) FROM notes'; REVOKE ALL ON FUNCTION n() FROM PUBLIC;"
+            "GRANT EXECUTE ON FUNCTION n() TO app",
+            {"public.n(): shows the login what tenants write"},
         ),
     ],
     # What reads no row is confined by the policies of one command only, and a key may

@@ -77,11 +77,12 @@ _RELATIONS = f"""
     ORDER BY 2, 3
 """
 
-# They return something, and need no argument.
+# They need no argument.
 _DEFINERS = f"""
-    SELECT n.nspname::text, p.proname::text FROM pg_catalog.pg_proc p
+    SELECT n.nspname::text, p.proname::text, p.prokind = 'f'
+    FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE p.prosecdef AND p.prokind = 'f' AND p.pronargs = p.pronargdefaults
+    WHERE p.prosecdef AND p.prokind IN ('f', 'p') AND p.pronargs = p.pronargdefaults
     AND p.prorettype NOT IN (
         'pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
     AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
@@ -203,10 +204,14 @@ class Relation:
 
 @dataclass(frozen=True)
 class Function:
-    """A function that runs with the rights of its owner."""
+    """A function or procedure that runs with the rights of its owner.
+
+    :param returns: it is a function.
+    """
 
     schema: str
     name: str
+    returns: bool
 
     def __str__(self) -> str:
         return quote_qualified(self.schema, self.name) + "()"
@@ -214,6 +219,10 @@ class Function:
     def look(self, column: str | None, tenant: str) -> str:
         """See :meth:`Relation.look`."""
         return _digest(_ALIAS, "0", f"{self} AS {_ALIAS}")
+
+    def call(self) -> str:
+        """Return what calls a procedure."""
+        return f"CALL {self}"
 
 
 def _is_of(column: str, tenant: str) -> str:

@@ -21,6 +21,7 @@ from ..exceptions import ScopeError
 from ..scope import INSUFFICIENT_PRIVILEGE, execute_text, sqlstate
 from ..session import TenantSession
 from ..tenancy import TenantId, tenant_text
+from .catalog import _FIRST_OID
 from .reached import Function, Relation, read_reached
 
 # SQLSTATEs of constraints begin with it. That of CHECK is also what a partitioned table
@@ -34,6 +35,16 @@ _IS_EXEMPT = """
     SELECT session_user::text AS name, EXISTS (
         SELECT FROM pg_catalog.pg_roles r WHERE (r.rolsuper OR r.rolbypassrls)
         AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER')) AS is_exempt
+"""
+
+# What this transaction has done to each table. Nothing where the server counts nothing.
+# TRUNCATE changes the catalog.
+_CHANGES = """
+    SELECT c.oid::bigint, ROW(pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid),
+        pg_catalog.pg_stat_get_xact_tuples_updated(c.oid),
+        pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid))::text AS state
+    FROM pg_catalog.pg_class c
+    WHERE c.relkind = 'r' AND pg_catalog.current_setting('track_counts')::boolean
 """
 
 #: Whoever reads, and what of: a relation, or a function without arguments.
@@ -88,6 +99,7 @@ class Trial:
         self._tenants = tenants
         self._reached: dict[TenantId, list[Reached]] = {}
         self._seen: dict[TenantId, dict[str, _Seen]] = {}
+        self._seen_by_login: dict[str, tuple[Any, ...]] = {}
         self._leaks: dict[tuple[str, str], int] = {}
 
     @property
@@ -129,6 +141,7 @@ class Trial:
         """Let the others look, before a tenant adds its rows."""
         for other in self._others(tenant):
             self._seen[other] = self._look(other)
+        self._seen_by_login = self._look_as_login()
 
     def after(self, tenant: TenantId) -> None:
         """Let the others look again."""
@@ -138,6 +151,7 @@ class Trial:
                 name = str(each)
                 if name in after and self._is_confined(each):
                     self._compare(other, each, before.get(name), after[name])
+        self._compare_by_login()
 
     def attack(self) -> None:
         """Let each tenant try to change the rows of the others."""
@@ -233,7 +247,7 @@ class Trial:
             }
 
     def _look_at(self, each: Reached, tenant: TenantId) -> _Seen | None:
-        if isinstance(each, Relation) and not each.readable:
+        if not (each.readable if isinstance(each, Relation) else each.returns):
             return None
         result = self.attempt(each.look(self.column(each), tenant_text(tenant)))
         if result.error is None:
@@ -259,8 +273,32 @@ class Trial:
                 return
         self.found(each, "shows what another tenant writes", abs(rows))
 
-    def _rows_of(self, tenant: TenantId) -> list[tuple[int, str]]:
-        """Return a digest of the tenant's rows in each table, as it sees them."""
+    def _look_as_login(self) -> dict[str, tuple[Any, ...]]:
+        """Return what the login itself, to which a tenant's SQL can go back, sees
+        through views and functions that tenants cannot use."""
+        known = self.objects
+        return {
+            str(each): self.attempt(each.look(None, "")).row
+            for each in read_reached(self.connection)
+            if str(each) not in known
+            and (each.kind == "v" if isinstance(each, Relation) else each.returns)
+        }
+
+    def _compare_by_login(self) -> None:
+        before, after = self._seen_by_login, self._look_as_login()
+        if before != after:
+            again = self._look_as_login()  # see _compare()
+            for each, row in after.items():
+                if row and row != before.get(each) and row == again[each]:
+                    self.found(each, "shows the login what tenants write")
+
+    def _rows_of(
+        self, tenant: TenantId, changed: set[int] | None = None
+    ) -> dict[int, tuple[int, str]]:
+        """Return a digest of the tenant's rows in tables, as it sees them.
+
+        :param changed: OIDs of the tables that matter; all of them unless given.
+        """
         queries = [
             f"SELECT {number} AS number, looked.* FROM ("
             f"{each.look_at_own(column, tenant_text(tenant))})"
@@ -269,25 +307,56 @@ class Trial:
             if isinstance(each, Relation)
             and each.kind != "v"
             and self._is_confined(each)
+            and (changed is None or not changed.isdisjoint((each.oid, *each.beneath)))
             and (column := self.column(each)) in each.readable
         ]
         if not queries:
-            return []
-        query = " UNION ALL ".join(queries) + " ORDER BY number"
+            return {}
+        query = " UNION ALL ".join(queries)
         with self.acting_as(tenant):
             found = execute_text(self.connection, query).all()
-        return [(row.rows, row.digest) for row in found]
+        return {row.number: (row.rows, row.digest) for row in found}
+
+    def changes(self) -> dict[int, str]:
+        """Return what was done so far to each table, by its OID."""
+        return {
+            row.oid: row.state for row in execute_text(self.connection, _CHANGES).all()
+        }
+
+    def _changed_since(self, before: dict[int, str]) -> set[int] | None:
+        """Return the OIDs of tables that a statement changed; ``None`` where that may
+        be everything: rows of a foreign table are not counted, and a change of the
+        catalog may be one of policies."""
+        now = self.changes()
+        changed = {oid for oid in now if now[oid] != before.get(oid)}
+        if (
+            not now
+            or now.keys() != before.keys()
+            or any(o < _FIRST_OID for o in changed)
+        ):
+            return None
+        return changed
 
     def own_rows(self, each: Relation, tenant: TenantId) -> int:
         """Return how many rows of its own a tenant sees."""
         seen = self._seen[tenant].get(str(each))
         return 0 if seen is None else seen.rows - seen.others
 
-    def lost(self, victim: TenantId, truth: list[tuple[int, str]]) -> tuple[bool, int]:
-        """Return whether the victim's rows have changed, and how many in a table."""
-        now = self._rows_of(victim)
-        pairs = zip(truth, now, strict=True)
-        return now != truth, max((abs(t[0] - n[0]) for t, n in pairs), default=0)
+    def lost(
+        self,
+        victim: TenantId,
+        truth: dict[int, tuple[int, str]],
+        before: dict[int, str] | None,
+    ) -> tuple[bool, int]:
+        """Return whether the victim's rows have changed, and how many in a table.
+
+        :param before: :meth:`changes` before the statement, so that only those tables
+            are read that it has changed; ``None`` to read all of them.
+        """
+        changed = None if before is None else self._changed_since(before)
+        now = self._rows_of(victim, changed)
+        rows = max((abs(truth[n][0] - now[n][0]) for n in now), default=0)
+        return any(now[n] != truth[n] for n in now), rows
 
     def written(self, each: Relation) -> int:
         """Return how often rows were changed so far; what failed counts, too."""
@@ -373,14 +442,15 @@ class _Attack:
     trial: Trial
     tenant: TenantId
     victim: TenantId
-    truth: list[tuple[int, str]]
+    truth: dict[int, tuple[int, str]]
 
     def run(self, each: Reached) -> None:
         """Try everything that the tenant may do with a relation or function."""
         tenant, victim = tenant_text(self.tenant), tenant_text(self.victim)
         column = self.trial.column(each)
         if isinstance(each, Function):
-            self._try(each, each.look(None, tenant), "changes rows of another tenant")
+            statement = each.look(None, tenant) if each.returns else each.call()
+            self._try(each, statement, "changes rows of another tenant")
             return
         own = self.trial.own_rows(each, self.tenant)
         if each.may_delete:
@@ -425,12 +495,14 @@ class _Attack:
         :param checked: whether the policies must refuse the statement's rows, so that
             what only a constraint stops is a leak.
         """
+        is_counted = isinstance(each, Relation) and each.kind != "f"
         savepoint = self.trial.connection.begin_nested()
         try:
+            before = self.trial.changes() if is_counted else None
             with self.trial.acting_as(self.tenant):
                 result = self.trial.attempt(statement, keep=True)
             if result.error is None:
-                is_changed, rows = self.trial.lost(self.victim, self.truth)
+                is_changed, rows = self.trial.lost(self.victim, self.truth, before)
                 if is_changed:
                     self.trial.found(each, what, rows or max(result.row[0] - own, 1))
             elif checked and result.passed_policies(each):

@@ -116,7 +116,10 @@ def require_free(path: Path, overwrite: bool) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a directory")
-    if path.is_dir() or (path.exists() and not overwrite):
+    # as a directory, a device, or a link that leads nowhere
+    if os.path.lexists(path) and not path.is_file():
+        raise FileExistsError(f"{path} exists, and is no file; choose another name")
+    if path.exists() and not overwrite:
         raise FileExistsError(
             f"{path} exists; choose another name, or pass overwrite=True"
         )

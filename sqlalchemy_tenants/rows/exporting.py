@@ -20,7 +20,7 @@ from .plan import (
     in_text,
     make_plan,
     require_metadata,
-    set_up,
+    require_role,
 )
 from .results import (
     Progress,
@@ -55,16 +55,24 @@ def export_rows(
         explaining("export", tenant),
         acting(manager, tenant, as_admin) as connection,
     ):
+        if connection.in_nested_transaction():
+            raise RowsError(
+                "an export needs a transaction of its own, for one state of all "
+                "tables; take the manager itself, not that of bound_to()",
+                tenant=tenant,
+            )
         # one state of the database for all tables; before anything has asked for rows
         execute_text(
             connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
         )
-        set_up(connection)
         plan = make_plan(
             connection, metadata, manager.tenancy, tenant, "SELECT", admin=as_admin
         )
         with writing(path, overwrite) as writer:
-            return _export(connection, plan, tenant, writer, progress)
+            counts = _export(connection, plan, tenant, writer, progress)
+            if not counts.total:
+                require_role(connection, tenant, manager)
+        return counts
 
 
 def _export(

@@ -33,7 +33,6 @@ from .plan import (
     make_plan,
     require_metadata,
     require_role,
-    set_up,
 )
 from .results import (
     Progress,
@@ -109,7 +108,6 @@ def import_rows(
         with acting(manager, target, as_admin) as connection:
             # again: what was refused above is not let in by a change since then
             plan = _plan(connection, manager, metadata, reader, target, as_admin)
-            set_up(connection)
             execute_text(connection, "SET CONSTRAINTS ALL DEFERRED")
             run = _Import(connection, reader, plan.keys, target, replaced, progress)
             for group in plan.groups:

@@ -17,8 +17,13 @@ from sqlalchemy import ARRAY, Connection, MetaData, Table, Text, bindparam, sche
 from .. import roles
 from ..declare import SharedTable, TenantTable, marks
 from ..exceptions import TenantNotFound
-from ..policies import ADMIN_POLICY, FLOOR_POLICY, quote_qualified
-from ..scope import execute_all, quote
+from ..policies import (
+    ADMIN_POLICY,
+    FLOOR_POLICY,
+    ISOLATION_POLICY,
+    quote_qualified,
+)
+from ..scope import execute_all, execute_text, quote
 from ..tenancy import Tenancy, TenantId
 from .results import RowsError
 
@@ -38,24 +43,37 @@ _SETTINGS = (
     "SET LOCAL bytea_output = 'hex'",
     "SET LOCAL lc_monetary = 'C'",
     "SET LOCAL xmloption = 'content'",
+    "SET LOCAL array_nulls = on",
+    "SET LOCAL client_encoding = 'UTF8'",
 )
+# From 17 on there is a limit for whole transactions, too.
+_NO_TRANSACTION_TIMEOUT = "SET LOCAL transaction_timeout = 0"
 
-# format_type(…, -1): a type without its length, by a name that means no other length
+_APPLIES = """(0::oid = ANY (p.polroles) OR EXISTS (
+                SELECT FROM pg_catalog.unnest(p.polroles) AS role(oid)
+                WHERE pg_catalog.pg_has_role(role.oid, 'USAGE')))"""
+
+# format_type(…, -1): a type without its length, by a name that means no other length.
+# A domain over integers has their typsend. Keys of another type have no order that a
+# sequence could be set behind, as of 'INV-' || nextval('invoices').
 _TABLES = text(
-    """
+    f"""
     SELECT wanted.position::integer, c.oid::bigint, n.nspname, c.relname,
         c.relkind::text,
         ARRAY(SELECT p.relid::oid::bigint
             FROM pg_catalog.pg_partition_ancestors(c.oid) p
             WHERE p.relid <> c.oid) AS partitioned,
         pg_catalog.row_security_active(c.oid) AS confines,
-        EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid
-            AND p.polname = :policy AND p.polcmd = '*') AS has_policy,
+        NOT EXISTS (SELECT FROM pg_catalog.unnest(:policies) AS policy(name)
+            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_policy p
+                WHERE p.polrelid = c.oid AND p.polname = policy.name
+                AND p.polpermissive = (policy.name <> '{FLOOR_POLICY}')
+                AND p.polcmd = '*' AND {_APPLIES})) AS has_policies,
         ARRAY(SELECT p.polname::text FROM pg_catalog.pg_policy p
-            WHERE p.polrelid = c.oid AND p.polname <> :policy AND NOT p.polpermissive
-            AND p.polcmd IN ('*', 'r', 'd') AND (0::oid = ANY (p.polroles) OR EXISTS (
-                SELECT FROM pg_catalog.unnest(p.polroles) AS role(oid)
-                WHERE pg_catalog.pg_has_role(role.oid, 'USAGE')))
+            WHERE p.polrelid = c.oid AND p.polname <> ALL (:policies)
+            AND NOT p.polpermissive AND {_APPLIES}
+            AND (p.polcmd IN ('*', 'r', 'd') OR p.polcmd = 'w'
+                AND :privilege = 'UPDATE')
             ORDER BY p.polname) AS hiding,
         ARRAY(SELECT i.inhrelid::bigint FROM pg_catalog.pg_inherits i
             WHERE i.inhparent = c.oid AND c.relkind = 'r') AS children,
@@ -69,7 +87,9 @@ _TABLES = text(
             a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
             :privilege = 'DELETE'
                 OR pg_catalog.has_column_privilege(c.oid, a.attnum, :privilege),
-            COALESCE(
+            CASE WHEN t.typsend IN ('pg_catalog.int2send'::pg_catalog.regproc,
+                'pg_catalog.int4send'::pg_catalog.regproc,
+                'pg_catalog.int8send'::pg_catalog.regproc) THEN COALESCE(
                 pg_catalog.to_regclass(pg_catalog.pg_get_serial_sequence(
                     pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname)
                 )::oid::bigint,
@@ -80,9 +100,10 @@ _TABLES = text(
                 JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
                 WHERE f.adrelid = c.oid AND f.adnum = a.attnum LIMIT 1),
                 pg_catalog.to_regclass(wanted.sequences::pg_catalog.json ->> a.attname)
-                ::oid::bigint)
+                ::oid::bigint) END
             ) ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         )::text AS columns
     FROM unnest(:names, :sequences) WITH ORDINALITY AS wanted(name, sequences, position)
@@ -91,7 +112,9 @@ _TABLES = text(
     ORDER BY wanted.position
     """
 ).bindparams(
-    bindparam("names", type_=ARRAY(Text)), bindparam("sequences", type_=ARRAY(Text))
+    bindparam("names", type_=ARRAY(Text)),
+    bindparam("sequences", type_=ARRAY(Text)),
+    bindparam("policies", type_=ARRAY(Text)),
 )
 
 _FOREIGN_KEYS = text(
@@ -179,18 +202,21 @@ def require_metadata(metadata: MetaData | None, operation: str) -> MetaData:
 def acting(
     manager: PostgresManager, tenant: TenantId, as_admin: bool
 ) -> Iterator[Connection]:
-    """Yield a connection that is confined to a tenant, in a transaction that is
-    committed.
+    """Yield a connection that is confined to a tenant and set up, in a transaction that
+    is committed.
 
     :param as_admin: as the admin role narrowed to it, not as the tenant itself.
     :raises TenantNotFound: the tenant does not exist.
     """
     if not as_admin:
         with manager.unguarded().begin(tenant) as connection:
+            set_up(connection)
             yield connection
         return
     with manager.admin_session(tenant) as session:
-        yield session.connection()
+        connection = session.connection()
+        set_up(connection)
+        yield connection
         session.commit()
 
 
@@ -216,6 +242,8 @@ def set_up(connection: Connection) -> None:
     """Let values be printed and read in one way, and statements take their time, in
     this transaction."""
     execute_all(connection, _SETTINGS)
+    if (connection.dialect.server_version_info or ()) >= (17,):
+        execute_text(connection, _NO_TRANSACTION_TIMEOUT)
 
 
 def make_plan(
@@ -245,7 +273,7 @@ def make_plan(
     parameters = {
         "names": [quote_qualified(table.schema, table.name) for table, _ in wanted],
         "sequences": [json.dumps(_named_sequences(table)) for table, _ in wanted],
-        "policy": ADMIN_POLICY if admin else FLOOR_POLICY,
+        "policies": [ADMIN_POLICY] if admin else [ISOLATION_POLICY, FLOOR_POLICY],
         "privilege": privilege,
     }
     rows = connection.execute(_TABLES, parameters).all()
@@ -258,7 +286,7 @@ def make_plan(
         columns = tuple(Column(*each) for each in json.loads(row.columns))
         _require_confined(table.fullname, row, tenant)
         if not hidden:
-            _require_visible(table.fullname, row, tenant)
+            _require_visible(table.fullname, row, tenant, admin=admin)
         _require_privilege(table.fullname, row, columns, privilege, tenant)
         stored = tuple(column for column in columns if not column.is_generated)
         tables.append(_planned(table, mark, row, stored, tenancy))
@@ -323,7 +351,7 @@ def _require_usable(name: str, row: Any, known: set[Any], tenant: TenantId) -> N
 
 
 def _require_confined(name: str, row: Any, tenant: TenantId) -> None:
-    if not row.confines or not row.has_policy:
+    if not row.confines or not row.has_policies:
         raise RowsError(
             f"table {name!r} does not confine tenants to their rows: row-level "
             f"security is off, or one of its policies is missing; see "
@@ -332,12 +360,17 @@ def _require_confined(name: str, row: Any, tenant: TenantId) -> None:
         )
 
 
-def _require_visible(name: str, row: Any, tenant: TenantId) -> None:
+def _require_visible(name: str, row: Any, tenant: TenantId, *, admin: bool) -> None:
     if row.hiding:
+        hint = (
+            "for the tenants' group role only, which the admin role is not in"
+            if admin
+            else "for INSERT and UPDATE only, or pass as_admin=True"
+        )
         raise RowsError(
             f"policies {', '.join(row.hiding)} of table {name!r} may hide rows from "
             f"their own tenant, so that some would be missed; make them permissive, or "
-            f"for INSERT and UPDATE only, or pass as_admin=True",
+            f"{hint}",
             tenant=tenant,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -24,6 +24,7 @@ from .plan import (
 from .results import (
     Progress,
     RowCounts,
+    RowsError,
     RowsProgress,
     explaining,
     require_progress,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # Waiting for a lock on a table makes all who come later wait, too.
 _LOCK_TIMEOUT = "10s"
+# How often rows are changed that triggers write meanwhile.
+_PASSES = 3
 
 
 def delete_rows(
@@ -53,11 +56,13 @@ def delete_rows(
         explaining("deletion", tenant),
         acting(manager, tenant, as_admin) as connection,
     ):
-        set_up(connection)
         plan = make_plan(
             connection, metadata, manager.tenancy, tenant, "DELETE", admin=as_admin
         )
-        counts = _count(connection, plan) if dry_run else _delete(connection, plan)
+        count = _count if dry_run else _delete
+        counts = count(connection, plan, tenant)
+        if not sum(counts):
+            require_role(connection, tenant, manager)
         return told(counts, plan, progress)
 
 
@@ -74,7 +79,7 @@ def delete_tenant_and_rows(
         require_role(connection, tenant, manager)
         plan = make_plan(connection, metadata, tenancy, tenant, "DELETE", admin=True)
         lock(connection, plan)
-        counts = _delete(connection, plan)
+        counts = _delete(connection, plan, tenant)
         if manager.isolation == "role":
             execute_text(connection, "SET LOCAL ROLE NONE")
             roles.delete_tenant(connection, tenant, tenancy)
@@ -92,7 +97,7 @@ def lock(connection: Connection, plan: Plan) -> None:
         execute_text(connection, f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
 
 
-def _count(connection: Connection, plan: Plan) -> Sequence[int]:
+def _count(connection: Connection, plan: Plan, tenant: TenantId) -> Sequence[int]:
     return at_once(
         connection,
         plan.tables,
@@ -101,17 +106,70 @@ def _count(connection: Connection, plan: Plan) -> Sequence[int]:
     )
 
 
-def _delete(connection: Connection, plan: Plan) -> Sequence[int]:
-    return at_once(
+def _delete(connection: Connection, plan: Plan, tenant: TenantId) -> Sequence[int]:
+    return until_none_is_left(
         connection,
-        plan.tables,
-        (f"DELETE FROM {_rows(table)} RETURNING 1" for table in plan.tables),
-        {},
+        plan,
+        tenant,
+        statement=lambda table: f"DELETE FROM {_rows(table)} RETURNING 1",
+        rows=_rows,
+        parameters={},
     )
 
 
 def _rows(table: PlannedTable) -> str:
     return in_text(f"{table.source} WHERE {table.own}")
+
+
+def until_none_is_left(
+    connection: Connection,
+    plan: Plan,
+    tenant: TenantId,
+    *,
+    statement: Callable[[PlannedTable], str],
+    rows: Callable[[PlannedTable], str],
+    parameters: dict[str, str],
+) -> Sequence[int]:
+    """Execute one statement a table, until no rows are left that it is for, and count
+    what it changed.
+
+    A trigger may keep rows, as where deleting only sets a flag, and may write further
+    ones, as into a table of what has happened.
+
+    :param statement: what changes the rows of a table.
+    :param rows: what these rows are, as after ``FROM``.
+    :raises RowsError: rows are left.
+    """
+    total = dict.fromkeys((table.oid for table in plan.tables), 0)
+    left: Sequence[PlannedTable] = plan.tables
+    for _ in range(_PASSES):
+        counts = at_once(connection, left, map(statement, left), parameters)
+        for table, count in zip(left, counts, strict=True):
+            total[table.oid] += count
+        left = _having(connection, plan.tables, rows, parameters)
+        if not left:
+            return list(total.values())
+    raise RowsError(
+        f"rows of tenant {tenant!r} are left in {', '.join(t.name for t in left)}: a "
+        f"trigger keeps them or writes them again, as one for a soft deletion, or "
+        f"others go on writing; disable the trigger, or take the tenant out of service "
+        f"first; nothing was changed",
+        tenant=tenant,
+    )
+
+
+def _having(
+    connection: Connection,
+    tables: Sequence[PlannedTable],
+    rows: Callable[[PlannedTable], str],
+    parameters: dict[str, str],
+) -> Sequence[PlannedTable]:
+    """Return the tables that have such rows."""
+    if not tables:
+        return ()
+    found = ", ".join(f"EXISTS (SELECT FROM {rows(table)})" for table in tables)
+    row = connection.execute(text(f"SELECT {found}"), parameters).one()
+    return [table for table, has in zip(tables, row, strict=True) if has]
 
 
 def at_once(

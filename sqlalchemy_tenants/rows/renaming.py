@@ -14,7 +14,7 @@ from ..policies import quote_name
 from ..scope import INSUFFICIENT_PRIVILEGE, execute_text, quote, sqlstate
 from ..tenancy import Tenancy, TenantId, tenant_text
 from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata, set_up
-from .removing import at_once, lock, told
+from .removing import lock, told, until_none_is_left
 from .results import Progress, RowCounts, RowsError, explaining, require_progress
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ def rename_tenant(
         plan = make_plan(connection, metadata, tenancy, old, "UPDATE", admin=True)
         lock(connection, plan)
         _require_no_rows(connection, plan, new)
-        counts = at_once(
+        counts = until_none_is_left(
             connection,
-            plan.tables,
-            map(_update, plan.tables),
-            {"old": tenant_text(old), "new": tenant_text(new)},
+            plan,
+            old,
+            statement=_update,
+            rows=_rows,
+            parameters={"old": tenant_text(old), "new": tenant_text(new)},
         )
         if has_role:
             execute_text(connection, "SET LOCAL ROLE NONE")
@@ -113,6 +115,10 @@ def _update(table: PlannedTable) -> str:
         f"UPDATE {in_text(table.source)} SET {column} = {_value(table, 'new')} "
         f"WHERE {_is(table, 'old')} RETURNING 1"
     )
+
+
+def _rows(table: PlannedTable) -> str:
+    return f"{in_text(table.source)} WHERE {_is(table, 'old')}"
 
 
 def _is(table: PlannedTable, parameter: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from ..scope import execute_text
 from ..tenancy import TenantId
-from .plan import acting
+from .plan import acting, set_up
 from .results import RowsError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def advance_sequences(
         return
     with manager.admin_session(tenant) as session:
         connection = session.connection()
+        set_up(connection)
         execute_text(connection, "SET LOCAL ROLE NONE")
         for sequence, value in left.items():
             _advance(connection, tenant, sequence, value, by_owner=True)
