@@ -342,12 +342,19 @@ def _declare_field(model: type[Any]) -> None:
 
     :raises TypeError: its fields are pydantic's, and not SQLModel's.
     """
-    if any(
-        "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
+    declaring = [
+        each
         for each in model.__mro__
         if each is not TenantMixin
-    ):
-        return  # it has one already, or inherits it
+        and (
+            "tenant" in vars(each) or "tenant" in vars(each).get("__annotations__", ())
+        )
+    ]
+    if declaring:
+        if issubclass(model, MappedAsDataclass) and declaring[0] is not model:
+            # or SQLAlchemy would take the mixin's, which is no field, for another one
+            model.__annotations__ = {"tenant": Mapped[str], **get_annotations(model)}
+        return
     if hasattr(model, "model_fields"):
         _declare_field_of_sqlmodel(model)
         return

@@ -146,7 +146,14 @@ def test_a_dataclass_by_itself(bases: tuple[type, type]) -> None:
         __tablename__ = "items"
         id: Mapped[int] = mapped_column(primary_key=True, init=False)
 
+    class Single(Item):
+        """On the same table."""
+
+        extra: Mapped[str | None] = mapped_column(default=None)
+
     assert Item(tenant="acme").tenant == "acme"
+    assert Single(tenant="acme", extra="x").tenant == "acme"
+    assert len(Item.__table__.c) == 3
 
 
 def test_a_model_with_fields_of_pydantic() -> None:
