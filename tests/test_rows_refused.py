@@ -256,6 +256,13 @@ DRIFT = [
         "'lines' does not confine",
     ),
     (
+        "ALTER POLICY tenant_floor ON lines USING (id > 9);"
+        "ALTER POLICY tenants_admin ON lines USING (id > 9)",
+        "ALTER POLICY tenant_floor ON lines USING (true) WITH CHECK (true);"
+        "ALTER POLICY tenants_admin ON lines USING (true) WITH CHECK (true)",
+        "'lines' does not confine",
+    ),
+    (
         "ALTER TABLE lines RENAME TO lines_0",
         RENAMED,
         "'lines' of the models does not exist",

@@ -21,6 +21,7 @@ from ..policies import (
     ADMIN_POLICY,
     FLOOR_POLICY,
     ISOLATION_POLICY,
+    printed,
     quote_qualified,
 )
 from ..scope import execute_all, execute_text, quote
@@ -69,6 +70,12 @@ _TABLES = text(
                 WHERE p.polrelid = c.oid AND p.polname = policy.name
                 AND p.polpermissive = (policy.name <> '{FLOOR_POLICY}')
                 AND p.polcmd = '*' AND {_APPLIES})) AS has_policies,
+        (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(p.polname,
+            pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+            pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)))
+            FROM pg_catalog.pg_policy p
+            WHERE p.polrelid = c.oid AND p.polname = ANY (:policies)
+        )::text AS conditions,
         ARRAY(SELECT p.polname::text FROM pg_catalog.pg_policy p
             WHERE p.polrelid = c.oid AND p.polname <> ALL (:policies)
             AND NOT p.polpermissive AND {_APPLIES}
@@ -284,7 +291,7 @@ def make_plan(
             continue  # its rows are those of the partitioned table
         _require_usable(table.fullname, row, known, tenant)
         columns = tuple(Column(*each) for each in json.loads(row.columns))
-        _require_confined(table.fullname, row, tenant)
+        _require_confined(table.fullname, row, mark, tenancy, tenant)
         if not hidden:
             _require_visible(table.fullname, row, tenant, admin=admin)
         _require_privilege(table.fullname, row, columns, privilege, tenant)
@@ -350,14 +357,41 @@ def _require_usable(name: str, row: Any, known: set[Any], tenant: TenantId) -> N
         )
 
 
-def _require_confined(name: str, row: Any, tenant: TenantId) -> None:
-    if not row.confines or not row.has_policies:
+def _require_confined(
+    name: str, row: Any, mark: TenantTable, tenancy: Tenancy, tenant: TenantId
+) -> None:
+    if (
+        not row.confines
+        or not row.has_policies
+        or not all(
+            {using, with_check or using} <= _complete(policy, mark, tenancy)
+            for policy, using, with_check in json.loads(row.conditions)
+        )
+    ):
         raise RowsError(
             f"table {name!r} does not confine tenants to their rows: row-level "
-            f"security is off, or one of its policies is missing; see "
+            f"security is off, or one of its policies is missing or altered; see "
             f"manager.check(), and repair it with alembic revision --autogenerate",
             tenant=tenant,
         )
+
+
+def _complete(policy: str, mark: TenantTable, tenancy: Tenancy) -> set[str]:
+    """Return the conditions, as PostgreSQL prints them, that hide no row of a tenant
+    from it: that of our policy, under whatever search path, and that of a policy which
+    somebody has opened. Each statement names the tenant, too."""
+    return {"true"} | {
+        text
+        for visible in (False, True)
+        for text in printed(
+            policy,
+            mark.column,
+            mark.cast,
+            tenancy,
+            bytewise=mark.bytewise,
+            visible=visible,
+        )
+    }
 
 
 def _require_visible(name: str, row: Any, tenant: TenantId, *, admin: bool) -> None:
