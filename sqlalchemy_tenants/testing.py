@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
@@ -20,6 +21,7 @@ from .exceptions import ScopeError
 from .managers import PostgresManager
 from .scope import INSUFFICIENT_PRIVILEGE, sqlstate
 from .tenancy import Tenancy, TenantId, tenant_text
+from .values import Context
 
 __all__ = ["Leak", "NotIsolated", "assert_isolated", "create_all"]
 
@@ -203,6 +205,7 @@ def assert_isolated(
     tenants: Sequence[TenantId] = ("a", "b"),
     *,
     known: Collection[str] = (),
+    context: Context | None = None,
 ) -> None:
     """Try to reach the rows of one tenant as another one, through everything that
     tenants can use in the database::
@@ -227,6 +230,8 @@ def assert_isolated(
         each, which it may commit.
     :param tenants: two tenants or more.
     :param known: names of what is meant to be as it is, as they are reported.
+    :param context: of all sessions, where policies ask for it, as in
+        ``{"user_id": 7}``.
     :raises NotIsolated: with everything that was found, each in a line.
     :raises ScopeError: the login is a superuser or has ``BYPASSRLS``.
     :raises TypeError: ``fill`` is a coroutine function.
@@ -235,7 +240,7 @@ def assert_isolated(
     """
     require_arguments(manager, tenants)
     with _existing(manager, tenants), manager._engine.connect() as connection:
-        trial = begin_trial(connection, manager, tenants)
+        trial = begin_trial(connection, manager, tenants, context)
         try:
             for tenant in tenants:
                 trial.before(tenant)
@@ -299,14 +304,18 @@ def missing_tenants(
 
 
 def begin_trial(
-    connection: Connection, manager: PostgresManager, tenants: Sequence[TenantId]
+    connection: Connection,
+    manager: PostgresManager,
+    tenants: Sequence[TenantId],
+    context: Context | None,
 ) -> Trial:
     """Begin a trial on a connection."""
     default = manager._schema or connection.dialect.default_schema_name or "public"
     assert manager._metadata is not None
+    bound = manager.unguarded().bound_to(connection)
     trial = Trial(
         connection,
-        manager.unguarded().bound_to(connection).new_session,
+        partial(bound.new_session, context=context),
         {
             (table.schema or default, table.name): mark
             for table, mark in marks(manager._metadata)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
     select,
 )
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -326,6 +327,20 @@ def test_a_sound_database(world: World) -> None:
     assert rows(world.database) == before
 
 
+OWN = """
+CREATE POLICY own ON notes AS RESTRICTIVE TO tenants
+    USING (body = (SELECT tenancy.context_value('word')))
+"""
+
+
+def test_policies_that_ask_for_the_context(psycopg_world: World) -> None:
+    psycopg_world.database.execute(OWN)
+    manager = psycopg_world.manager(metadata=Base.metadata)
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        assert_isolated(manager, fill)
+    assert_isolated(manager, fill, context={"word": "a note"})
+
+
 @pytest.mark.parametrize("driver_name", ["psycopg", "asyncpg"])
 async def test_asyncio(
     created: Database, make_async_engine: Callable[..., AsyncEngine], driver_name: str
@@ -347,6 +362,9 @@ async def test_asyncio(
         assert outer.is_active
     for tenant in ("a", "b"):
         await manager.delete_tenant(tenant)
+    created.execute(OWN)
+    context = {"word": "a note"}
+    await aio_testing.assert_isolated(manager, fill_async, context=context)
     created.execute("ALTER TABLE notes DISABLE ROW LEVEL SECURITY")
     with pytest.raises(aio_testing.NotIsolated) as caught:
         await aio_testing.assert_isolated(manager, fill_async)

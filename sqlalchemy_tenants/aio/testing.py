@@ -17,6 +17,7 @@ from ..testing import (
     raise_leaks,
     require_arguments,
 )
+from ..values import Context
 from .managers import PostgresManager, _run
 
 __all__ = ["Leak", "NotIsolated", "assert_isolated"]
@@ -28,6 +29,7 @@ async def assert_isolated(
     tenants: Sequence[TenantId] = ("a", "b"),
     *,
     known: Collection[str] = (),
+    context: Context | None = None,
 ) -> None:
     """Do what :func:`sqlalchemy_tenants.testing.assert_isolated` does::
 
@@ -41,12 +43,12 @@ async def assert_isolated(
     sync: Any = getattr(manager, "_manager", manager)
     require_arguments(sync, tenants)
     async with _existing(manager, tenants), _connected(manager) as connection:
-        trial = await connection.run_sync(begin_trial, sync, tenants)
+        trial = await connection.run_sync(begin_trial, sync, tenants, context)
         bound = manager.bound_to(connection)
         try:
             for tenant in tenants:
                 await _run(lambda: trial.before(tenant))  # noqa: B023
-                async with bound.new_session(tenant) as session:
+                async with bound.new_session(tenant, context=context) as session:
                     await fill(session)
                     await session.commit()
                 await _run(lambda: trial.after(tenant))  # noqa: B023
