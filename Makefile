@@ -58,8 +58,11 @@ REST := test-pg16 test-pg15 test-pg18-sa20
 
 test-all: test $(REST) ## Run the tests on PostgreSQL 15, 16, 18, SQLAlchemy 2.0, 2.1
 
+# What 15 and 18 agree on needs no server in between.
+test-pg16: BETWEEN := $(call ignore,model drift_names examples isolation)
+
 test-pg16 test-pg15: test-pg%: $(NEWEST)/package
-	@TENANTS_PG=$* $(NEWEST)/bin/$(PYTEST) $(SERVER_APART) $(ARGS)
+	@TENANTS_PG=$* $(NEWEST)/bin/$(PYTEST) $(SERVER_APART) $(BETWEEN) $(ARGS)
 
 test-pg18-sa20: test-pg%-sa20: $(SA20)/package
 	@TENANTS_PG=$* $(SA20)/bin/$(PYTEST) $(SERVER_ONLY) $(ARGS)
