@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import create_engine, text
+from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -20,7 +21,7 @@ from servers import (
     lacking,
     requested_version,
 )
-from sqlalchemy_tenants import DML, Finding, ScopeError
+from sqlalchemy_tenants import DML, Finding, ScopeError, with_rls
 from sqlalchemy_tenants.aio.managers import PostgresManager as AsyncManager
 from sqlalchemy_tenants.database.hardening import (
     EXECUTE_QUERY,
@@ -361,3 +362,35 @@ def test_a_function_that_pastes_its_arguments_together(
     with pytest.raises(ScopeError), manager.new_session("acme") as session:
         session.execute(text("SET tenancy.tenant = 'globex'"))
     engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_a_manager_needs_nothing_that_was_taken_away(
+    installed: Database, driver: str, tmp_path: Path
+) -> None:
+    harden(installed)
+    engines = [
+        create_async_engine(installed.url(e, driver)) for e in ("app", "manager")
+    ]
+    metadata = MetaData()
+    for each in ("notes", "comments"):
+        with_rls(Base.metadata.tables[each].to_metadata(metadata))
+    manager = AsyncManager.from_engine(
+        engines[0],
+        "public",
+        admin_engine=engines[1],
+        metadata=metadata,
+        allow_statements=DML,
+    )
+    assert await manager.create_tenants(["t1", "t2"]) == 2
+    assert {"t1", "t2"} <= set(await manager.list_tenants())
+    assert [each for each in await manager.check() if each.code in CODES] == []
+    await manager.suspend_tenant("t1")
+    await manager.resume_tenant("t1")
+    await manager.export_rows("t1", tmp_path / "rows")
+    await manager.import_rows("t1", tmp_path / "rows", as_tenant="t2")
+    for tenant in ("t1", "t2"):
+        await manager.delete_rows(tenant, dry_run=True)
+        await manager.delete_tenant(tenant)
+    for engine in engines:
+        await engine.dispose()

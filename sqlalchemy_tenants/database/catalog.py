@@ -216,6 +216,11 @@ class TenantState:
     suspended: bool
 
 
+# asyncpg asks the server about types that it does not know, by set_config(), which may
+# have been taken from the login. Of arrays it knows those of text and of oid, which is
+# why all that is sent or read here is one of them.
+
+
 def _role(oid: str) -> str:
     # a function, because each join or view makes planning slower
     return (
@@ -294,7 +299,7 @@ def holders(relation: str) -> str:
     """Return the array of who holds privileges on the rows of a relation, or on one of
     its columns, the owner aside."""
     return f"""ARRAY(
-        SELECT DISTINCT {_role("x.grantee")}
+        SELECT DISTINCT ({_role("x.grantee")})::text
         FROM (
             SELECT {relation}.relacl UNION ALL
             SELECT a.attacl FROM pg_catalog.pg_attribute a
@@ -339,7 +344,8 @@ _DATABASE = f"""
         ),
         'roles', (
             SELECT pg_catalog.json_agg({_role_state("r")})
-            FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (:group_roles)
+            FROM pg_catalog.pg_roles r
+            WHERE r.rolname = ANY (CAST(:group_roles AS text[]))
         ),
         'memberships', ARRAY(
             SELECT pg_catalog.json_build_object(
@@ -349,7 +355,7 @@ _DATABASE = f"""
                 'admin', m.admin_option, {{options}})
             FROM pg_catalog.pg_auth_members m
             JOIN pg_catalog.pg_roles member ON member.oid = m.member
-            WHERE member.rolname = ANY (:group_roles)
+            WHERE member.rolname = ANY (CAST(:group_roles AS text[]))
             OR (pg_catalog.starts_with(member.rolname, :role_prefix)
                 AND m.roleid IS DISTINCT FROM (SELECT oid FROM pg_catalog.pg_roles
                     WHERE rolname = :tenants_role))
@@ -558,13 +564,13 @@ _COLUMNS = text(
 _TENANTS = text(
     f"""
     SELECT {_role_state("tenant")}::text, ARRAY(
-        SELECT DISTINCT login.rolname
+        SELECT DISTINCT login.rolname::text
         FROM pg_catalog.pg_auth_members act
         JOIN pg_catalog.pg_roles login ON login.oid = act.member
         -- the creator of a role has ADMIN alone; before 16 ADMIN gave everything
         WHERE act.roleid = tenant.oid AND (NOT act.admin_option OR coalesce(
             (pg_catalog.to_jsonb(act) ->> 'set_option')::boolean, true))
-        ORDER BY login.rolname), {suspended_sql("tenant.rolname")}
+        ORDER BY login.rolname::text), {suspended_sql("tenant.rolname")}
     FROM pg_catalog.pg_auth_members m
     JOIN pg_catalog.pg_roles tenants ON tenants.oid = m.roleid
     JOIN pg_catalog.pg_roles tenant ON tenant.oid = m.member

@@ -152,7 +152,7 @@ _OWNED = text(
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE p.oid >= {_FIRST_OID} AND {_USER_SCHEMAS}
-    AND NOT (n.nspname = :schema AND p.proname = ANY (:functions))
+    AND NOT (n.nspname = :schema AND p.proname = ANY (CAST(:functions AS text[])))
     GROUP BY n.nspname, p.proowner
     UNION ALL
     SELECT 'view', n.nspname, min(c.relname),
@@ -215,15 +215,15 @@ _DEFINERS = text(
     SELECT d.kind, d.name, d.nspname, d.relname, d.callers, o.rolname AS owner,
         o.rolsuper OR o.rolbypassrls AS is_exempt,
         ARRAY(
-            SELECT r.rolname FROM pg_catalog.pg_roles r
-            WHERE r.rolname = ANY (:readers)
+            SELECT r.rolname::text FROM pg_catalog.pg_roles r
+            WHERE r.rolname = ANY (CAST(:readers AS text[]))
             AND pg_catalog.pg_has_role(o.oid, r.oid, 'USAGE')
         ) AS acts_as
     FROM (
         SELECT 'function' AS kind, p.oid::pg_catalog.regprocedure::text AS name,
             p.proowner AS owner, n.nspname, NULL::name AS relname, ARRAY(
                 SELECT CASE WHEN x.grantee = 0 THEN 'public'
-                    ELSE pg_catalog.pg_get_userbyid(x.grantee) END
+                    ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END
                 FROM pg_catalog.aclexplode({_FUNCTION_ACL}) x
                 WHERE x.grantee <> p.proowner
             ) AS callers
@@ -253,7 +253,8 @@ _DEFINERS = text(
 _WITHOUT_SET_CONFIG = text(
     """
     SELECT rolname FROM pg_catalog.pg_roles
-    WHERE rolname = ANY (:owners) AND NOT pg_catalog.has_function_privilege(
+    WHERE rolname = ANY (CAST(:owners AS text[]))
+    AND NOT pg_catalog.has_function_privilege(
         oid, 'pg_catalog.set_config(text, text, boolean)', 'EXECUTE')
     """
 )
@@ -344,7 +345,7 @@ def read_reach(
 _READERS = text(
     """
     SELECT r.rolname, r.rolsuper OR r.rolbypassrls, ARRAY(
-        SELECT g.rolname FROM pg_catalog.pg_roles g
+        SELECT g.rolname::text FROM pg_catalog.pg_roles g
         WHERE g.rolname = ANY (:admitted)
         AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))
     FROM pg_catalog.pg_roles r

@@ -68,7 +68,7 @@ _RELATIONS = f"""
             JOIN pg_catalog.pg_class p ON p.oid = heirs.parent
             JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
             WHERE heirs.heir = c.oid),
-        ARRAY(SELECT lower::bigint FROM under WHERE upper = c.oid)
+        ARRAY(SELECT lower FROM under WHERE upper = c.oid)
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_own("c", "pg_class")}

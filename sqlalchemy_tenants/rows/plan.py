@@ -61,7 +61,7 @@ _TABLES = text(
     f"""
     SELECT wanted.position::integer, c.oid::bigint, n.nspname, c.relname,
         c.relkind::text,
-        ARRAY(SELECT p.relid::oid::bigint
+        ARRAY(SELECT p.relid::oid
             FROM pg_catalog.pg_partition_ancestors(c.oid) p
             WHERE p.relid <> c.oid) AS partitioned,
         pg_catalog.row_security_active(c.oid) AS confines,
@@ -82,7 +82,7 @@ _TABLES = text(
             AND (p.polcmd IN ('*', 'r', 'd') OR p.polcmd = 'w'
                 AND :privilege = 'UPDATE')
             ORDER BY p.polname) AS hiding,
-        ARRAY(SELECT i.inhrelid::bigint FROM pg_catalog.pg_inherits i
+        ARRAY(SELECT i.inhrelid FROM pg_catalog.pg_inherits i
             WHERE i.inhparent = c.oid AND c.relkind = 'r') AS children,
         CASE WHEN c.oid IS NOT NULL
             THEN pg_catalog.has_table_privilege(c.oid, :privilege) END AS privileged,
@@ -129,7 +129,8 @@ _FOREIGN_KEYS = text(
     SELECT f.conname, f.conrelid::bigint, f.confrelid::bigint, f.condeferrable
     FROM pg_catalog.pg_constraint f
     WHERE f.contype = 'f' AND f.conparentid = 0
-    AND f.conrelid::bigint = ANY (:tables) AND f.confrelid::bigint = ANY (:tables)
+    AND f.conrelid = ANY (CAST(:tables AS oid[]))
+    AND f.confrelid = ANY (CAST(:tables AS oid[]))
     ORDER BY f.conname
     """
 )
