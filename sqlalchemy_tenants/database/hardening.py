@@ -15,7 +15,7 @@ from ..policies import quote_literal, quote_name
 from ..roles import do_block
 from ..tenancy import Tenancy
 from .catalog import _FIRST_OID, _USER_SCHEMAS
-from .findings import Finding
+from .findings import Finding, error, warning
 
 #: Does what SET does, within a query.
 SET_CONFIG = "pg_catalog.set_config(text, text, boolean)"
@@ -176,48 +176,50 @@ def check_hardening(
         _FUNCTIONS, {**names, "libraries": json.dumps(LIBRARIES)}
     )
     for kind, name in functions.all():
-        if kind == "set-config":
-            remedy = "; ".join(_set_config_sql(owners))
-            yield Finding(
-                "set-config-open",
-                name,
-                "error",
-                "tenants may execute set_config(), which does within a SELECT what "
-                "allow_statements refuses",
-                f"as a superuser: {remedy} ({_HARDENED})",
-            )
-        elif kind == "any":
-            yield Finding(
-                "executes-text",
-                name,
-                "error",
-                "tenants may execute a function that executes any statement that it "
-                "is given",
-                f"as a superuser: REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC "
-                f"({_HARDENED})",
-            )
-        else:
-            why = (
-                "is written in an untrusted language"
-                if kind == "untrusted"
-                else "executes statements that it builds"
-            )
-            yield Finding(
-                "executes-text",
-                name,
-                "warning",
-                f"tenants may execute a function that {why}: if it executes text that "
-                f"it is given, allow_statements does not hold",
-                f"see that it does not, or REVOKE EXECUTE ON FUNCTION {name} FROM "
-                f"PUBLIC",
-            )
+        yield _finding(kind, name, owners)
     for database in connection.execute(_TEMPORARY, names).scalars().all():
         remedy = "; ".join(_temporary_sql(database, owners))
-        yield Finding(
+        yield warning(
             "temporary-open",
             database,
-            "warning",
             "tenants may create temporary tables, by SELECT INTO, which stay on a "
             "pooled connection",
             f"as a superuser or the database's owner: {remedy} ({_HARDENED})",
         )
+
+
+def _finding(kind: str, function: str, owners: Sequence[str]) -> Finding:
+    """Return what is wrong with a function that tenants may execute.
+
+    :param kind: as of ``_FUNCTIONS``.
+    """
+    revoke = f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC"
+    if kind == "set-config":
+        remedy = "; ".join(_set_config_sql(owners))
+        return error(
+            "set-config-open",
+            function,
+            "tenants may execute set_config(), which does within a SELECT what "
+            "allow_statements refuses",
+            f"as a superuser: {remedy} ({_HARDENED})",
+        )
+    if kind == "any":
+        return error(
+            "executes-text",
+            function,
+            "tenants may execute a function that executes any statement that it is "
+            "given",
+            f"as a superuser: {revoke} ({_HARDENED})",
+        )
+    why = (
+        "is written in an untrusted language"
+        if kind == "untrusted"
+        else "executes statements that it builds"
+    )
+    return warning(
+        "executes-text",
+        function,
+        f"tenants may execute a function that {why}: if it executes text that it is "
+        f"given, allow_statements does not hold",
+        f"see that it does not, or {revoke}",
+    )
