@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from sqlalchemy import Engine, MetaData
 
 from . import roles
-from .arguments import require_flag
+from .arguments import require_flag, require_progress
 from .declare import require_tenant_of
 from .exceptions import ScopeError
 from .scope import tenant_scope
@@ -87,8 +87,7 @@ class TenantAdministration:
                 f"create_tenants takes several tenants, as in ['acme', 'globex'], not "
                 f"{tenant_ids!r}; for one use create_tenant()"
             )
-        if progress is not None and not callable(progress):
-            raise TypeError(f"progress is a function or None, not {progress!r}")
+        require_progress(progress)
         created = done = 0
         remaining = iter(tenant_ids)
         while batch := list(islice(remaining, _BATCH)):
@@ -334,7 +333,7 @@ class TenantAdministration:
             return roles.list_tenants(connection, self._tenancy, suspended)
 
     def _keeps(self, operation: str, *tenant_ids: TenantId) -> bool:
-        """Whether the database keeps tenants; a tenant that is none is refused."""
+        """Validate the tenants; return whether they have roles to manage."""
         for tenant in tenant_ids:
             tenant_scope(tenant, self._isolation, self._tenancy, self._schema)
         if self._isolation == "shared":

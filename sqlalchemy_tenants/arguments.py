@@ -63,6 +63,15 @@ def require_text(what: str, text: str, problem: str) -> None:
         ) from error
 
 
+def require_progress(progress: object) -> None:
+    """Refuse what cannot be called.
+
+    :raises TypeError: it is neither a function nor ``None``.
+    """
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress is a function or None, not {progress!r}")
+
+
 def require_flag(what: str, value: object) -> bool:
     """Return ``value`` if it is a bool: ``"no"`` would be true.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from ..arguments import require_flag
+from ..arguments import require_flag, require_progress
 from ..drivers.copying import copy_out
 from ..scope import execute_text, quote
 from ..tenancy import TenantId, tenant_text
@@ -28,7 +28,6 @@ from .results import (
     RowsError,
     RowsProgress,
     explaining,
-    require_progress,
 )
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, text
 
-from ..arguments import require_flag
+from ..arguments import require_flag, require_progress
 from ..scope import execute_text, quote
 from ..tenancy import TenantId, tenant_text
 from .archive import FileTable, Reader
@@ -27,6 +27,7 @@ from .plan import (
     Plan,
     PlannedTable,
     acting,
+    at_once,
     foreign_keys,
     in_order,
     in_text,
@@ -40,7 +41,6 @@ from .results import (
     RowsError,
     RowsProgress,
     explaining,
-    require_progress,
 )
 from .sequences import advance_sequences
 
@@ -281,16 +281,10 @@ class _Import:
                 each,
                 f"INSERT INTO {stage} SELECT {', '.join(names)} FROM {_arrays(each)}",
             )
-            inserts.append(
-                f"i{each.number} AS ({_insert(each, self._replaced)} "
-                f"FROM {stage} AS v RETURNING 1)"
-            )
-        counts = ", ".join(
-            f"(SELECT pg_catalog.count(*) FROM i{each.number})" for each in group
-        )
-        statement = text(f"WITH {', '.join(inserts)} SELECT {counts}")
-        row = self._connection.execute(statement, self._parameters()).one()
-        for each, count in zip(group, row, strict=True):
+            insert = _insert(each, self._replaced)
+            inserts.append(f"{insert} FROM {stage} AS v RETURNING 1")
+        counts = at_once(self._connection, inserts, self._parameters())
+        for each, count in zip(group, counts, strict=True):
             self._require_all(each, count)
 
     def _send(self, each: _Incoming, statement: str) -> None:

@@ -7,7 +7,7 @@ as the role that is to work, before anything is done.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -458,3 +458,21 @@ def in_order(
 def in_text(sql: str) -> str:
     """Return SQL for a part of ``text()``, which takes a colon for a parameter."""
     return sql.replace(":", r"\:")
+
+
+def at_once(
+    connection: Connection, statements: Iterable[str], parameters: dict[str, str]
+) -> Sequence[int]:
+    """Execute statements as parts of a single one, and count the rows of each.
+
+    Foreign keys are checked when all parts are done, so that the order of the tables
+    and cycles between them do not matter.
+    """
+    parts = [f"t{n} AS ({part})" for n, part in enumerate(statements)]
+    if not parts:
+        return ()
+    counts = ", ".join(
+        f"(SELECT pg_catalog.count(*) FROM t{n})" for n in range(len(parts))
+    )
+    statement = text(f"WITH {', '.join(parts)} SELECT {counts}")
+    return connection.execute(statement, parameters).one()

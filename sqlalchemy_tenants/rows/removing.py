@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
 from .. import roles
-from ..arguments import require_flag
+from ..arguments import require_flag, require_progress
 from ..scope import execute_text
 from ..tenancy import TenantId
 from .plan import (
     Plan,
     PlannedTable,
     acting,
+    at_once,
     in_text,
     make_plan,
     require_metadata,
@@ -27,7 +28,6 @@ from .results import (
     RowsError,
     RowsProgress,
     explaining,
-    require_progress,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def delete_rows(
         counts = count(connection, plan, tenant)
         if not sum(counts):
             require_role(connection, tenant, manager)
-        return told(counts, plan, progress)
+        return report(counts, plan, progress)
 
 
 def delete_tenant_and_rows(
@@ -83,7 +83,7 @@ def delete_tenant_and_rows(
         if manager.isolation == "role":
             execute_text(connection, "SET LOCAL ROLE NONE")
             roles.delete_tenant(connection, tenant, tenancy)
-        result = told(counts, plan, progress)
+        result = report(counts, plan, progress)
         session.commit()
         return result
 
@@ -99,10 +99,7 @@ def lock(connection: Connection, plan: Plan) -> None:
 
 def _count(connection: Connection, plan: Plan, tenant: TenantId) -> Sequence[int]:
     return at_once(
-        connection,
-        plan.tables,
-        (f"SELECT FROM {_rows(table)}" for table in plan.tables),
-        {},
+        connection, (f"SELECT FROM {_rows(table)}" for table in plan.tables), {}
     )
 
 
@@ -143,7 +140,7 @@ def until_none_is_left(
     total = dict.fromkeys((table.oid for table in plan.tables), 0)
     left: Sequence[PlannedTable] = plan.tables
     for _ in range(_PASSES):
-        counts = at_once(connection, left, map(statement, left), parameters)
+        counts = at_once(connection, map(statement, left), parameters)
         for table, count in zip(left, counts, strict=True):
             total[table.oid] += count
         left = _having(connection, plan.tables, rows, parameters)
@@ -172,29 +169,8 @@ def _having(
     return [table for table, has in zip(tables, row, strict=True) if has]
 
 
-def at_once(
-    connection: Connection,
-    tables: Sequence[PlannedTable],
-    statements: Iterable[str],
-    parameters: dict[str, str],
-) -> Sequence[int]:
-    """Execute one statement a table as parts of a single one, and count their rows.
-
-    Foreign keys are checked when all parts are done, so that their order and cycles
-    between the tables do not matter.
-    """
-    parts = [f"t{n} AS ({part})" for n, part in enumerate(statements)]
-    if not parts:
-        return ()
-    counts = ", ".join(
-        f"(SELECT pg_catalog.count(*) FROM t{n})" for n in range(len(tables))
-    )
-    statement = text(f"WITH {', '.join(parts)} SELECT {counts}")
-    return connection.execute(statement, parameters).one()
-
-
-def told(counts: Sequence[int], plan: Plan, progress: Progress | None) -> RowCounts:
-    """Return counts by table, and tell them."""
+def report(counts: Sequence[int], plan: Plan, progress: Progress | None) -> RowCounts:
+    """Return the counts by table, and call ``progress`` with each."""
     result = RowCounts(
         {table.name: count for table, count in zip(plan.tables, counts, strict=True)},
         plan.left_out,

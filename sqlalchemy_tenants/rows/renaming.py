@@ -8,14 +8,15 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from .. import roles
+from ..arguments import require_progress
 from ..declare import require_tenant_of
 from ..exceptions import ScopeError, TenantAlreadyExists, TenantNotFound
 from ..policies import quote_name
 from ..scope import INSUFFICIENT_PRIVILEGE, execute_text, quote, sqlstate
 from ..tenancy import Tenancy, TenantId, tenant_text
 from .plan import Plan, PlannedTable, in_text, make_plan, require_metadata, set_up
-from .removing import lock, told, until_none_is_left
-from .results import Progress, RowCounts, RowsError, explaining, require_progress
+from .removing import lock, report, until_none_is_left
+from .results import Progress, RowCounts, RowsError, explaining
 
 if TYPE_CHECKING:
     from ..managers import PostgresManager
@@ -57,7 +58,7 @@ def rename_tenant(
         if has_role:
             execute_text(connection, "SET LOCAL ROLE NONE")
             _rename_role(connection, old, new, tenancy)
-        result = told(counts, plan, progress)
+        result = report(counts, plan, progress)
         session.commit()
         return result
 

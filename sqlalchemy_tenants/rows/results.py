@@ -49,15 +49,6 @@ class RowCounts(dict[str, int]):
         return sum(self.values())
 
 
-def require_progress(progress: object) -> None:
-    """Refuse what cannot be called.
-
-    :raises TypeError: it cannot.
-    """
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress is a function or None, not {progress!r}")
-
-
 @contextmanager
 def explaining(what: str, tenant: TenantId) -> Iterator[None]:
     """Say of an error of the database what failed, in which table, and that nothing was
