@@ -175,7 +175,33 @@ class DBManager(ABC):
 class PostgresManager(TenantAdministration, DBManager):
     """Sessions and connections of tenants that share a PostgreSQL database.
 
-    Safe to share between threads, as an engine is. See :meth:`from_engine`.
+    :meth:`from_engine` makes one. It is safe to share between threads, as an engine is.
+
+    :param engine: the application's engine. Its login should have no rights but
+        to act as tenants: NOINHERIT, no tables, no membership in the admin role.
+    :param schema: schema of the application's tables, the only one on the search
+        path of its sessions; ``None`` keeps the login's search path.
+    :param isolation: ``"role"``: a database role per tenant. ``"shared"``: one
+        role, and the tenant in a setting.
+    :param admin_engine: engine of a login that creates tenants and acts as the
+        admin role; ``engine`` unless given, which suits development.
+    :param metadata: the models, for :meth:`check` and for their configuration.
+    :param tenancy: names of roles and setting, unless ``metadata`` has them.
+    :param session_options: further arguments of the sessions, as in
+        ``{"expire_on_commit": False}``.
+    :param session_class: what :meth:`new_session` opens: a subclass of
+        :class:`.TenantSession`, as one that adds methods of another library.
+    :param create_if_missing: whether :meth:`new_session` creates a tenant that does
+        not exist, unless it is told otherwise. Say ``False`` where requests name
+        the tenant: a late request of a deleted tenant would create it again.
+    :param settings: parameters of PostgreSQL for all sessions and connections, as
+        in ``{"statement_timeout": "5s"}``; or a function of the tenant, which is
+        ``None`` for an admin session across tenants, as in
+        ``lambda tenant: {"application_name": f"shop {tenant}"}``. What a session is
+        given comes on top.
+    :param allow_statements: what statements of sessions and connections of tenants
+        may begin with, as :data:`.DML`, against injected SQL; ``None`` for all of
+        them. :meth:`check` tells what it needs of the database.
     """
 
     def __init__(
@@ -226,33 +252,8 @@ class PostgresManager(TenantAdministration, DBManager):
         allow_statements: Set[str] | None = None,
         **unknown: Never,
     ) -> Self:
-        """Return a manager.
+        """Return a manager; the parameters are those of the class.
 
-        :param engine: the application's engine. Its login should have no rights but
-            to act as tenants: NOINHERIT, no tables, no membership in the admin role.
-        :param schema: schema of the application's tables, the only one on the search
-            path of its sessions; ``None`` keeps the login's search path.
-        :param isolation: ``"role"``: a database role per tenant. ``"shared"``: one
-            role, and the tenant in a setting.
-        :param admin_engine: engine of a login that creates tenants and acts as the
-            admin role; ``engine`` unless given, which suits development.
-        :param metadata: the models, for :meth:`check` and for their configuration.
-        :param tenancy: names of roles and setting, unless ``metadata`` has them.
-        :param session_options: further arguments of the sessions, as in
-            ``{"expire_on_commit": False}``.
-        :param session_class: what :meth:`new_session` opens: a subclass of
-            :class:`.TenantSession`, as one that adds methods of another library.
-        :param create_if_missing: whether :meth:`new_session` creates a tenant that does
-            not exist, unless it is told otherwise. Say ``False`` where requests name
-            the tenant: a late request of a deleted tenant would create it again.
-        :param settings: parameters of PostgreSQL for all sessions and connections, as
-            in ``{"statement_timeout": "5s"}``; or a function of the tenant, which is
-            ``None`` for an admin session across tenants, as in
-            ``lambda tenant: {"application_name": f"shop {tenant}"}``. What a session is
-            given comes on top.
-        :param allow_statements: what statements of sessions and connections of tenants
-            may begin with, as :data:`.DML`, against injected SQL; ``None`` for all of
-            them. :meth:`check` tells what it needs of the database.
         :raises ScopeError: for an engine of another database than PostgreSQL, or of a
             driver that ``allow_statements`` cannot be held on.
         :raises TypeError: for an argument of another type, as an async engine.
