@@ -42,7 +42,7 @@ class TenantAdministration:
 
     @property
     def _manager(self) -> PostgresManager:
-        # the class that inherits from this one
+        # no other class inherits from this one
         return cast("PostgresManager", self)
 
     def create_tenant(self, tenant: TenantId) -> None:

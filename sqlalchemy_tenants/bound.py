@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def require_bindable(connection: Connection) -> None:
-    """Refuse what is no connection.
+    """Refuse anything but a connection to PostgreSQL.
 
     :raises TypeError: it is something else, as an engine.
     :raises ScopeError: it is not of PostgreSQL.

@@ -171,7 +171,7 @@ def context_parameter(name: str, setting: str) -> str:
 
 def _context_text(name: str, value: object) -> str:
     if value is None:
-        return ""  # said, because the login may come with a value of its own
+        return ""  # sent, because it hides a value that the login may bring
     # the unbound methods, as above
     if isinstance(value, bool):
         return "true" if value else "false"

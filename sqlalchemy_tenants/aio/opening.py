@@ -20,7 +20,7 @@ class _Block:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{name!r}: this opens a session or a connection, and is none itself; "
+            f"{name!r}: this opens a session or a connection; it is not one itself; "
             f"write: async with manager.new_session(...) as session, likewise "
             f"admin_session(), connect() and begin()"
         )

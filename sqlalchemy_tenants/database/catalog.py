@@ -216,9 +216,9 @@ class TenantState:
     suspended: bool
 
 
-# asyncpg asks the server about types that it does not know, by set_config(), which may
-# have been taken from the login. Of arrays it knows those of text and of oid, which is
-# why all that is sent or read here is one of them.
+# Before asyncpg asks the server about a type that it does not know, it calls
+# set_config(), which the login of a hardened database may not execute. It knows arrays
+# of text and of oid, so all arrays that are sent or read here are of these two.
 
 
 def _role(oid: str) -> str:

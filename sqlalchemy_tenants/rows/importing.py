@@ -106,7 +106,7 @@ def import_rows(
         # before the rows, because a sequence goes ahead for good, whatever follows
         advance_sequences(manager, target, plan.highest(), as_admin=as_admin)
         with acting(manager, target, as_admin) as connection:
-            # again: what was refused above is not let in by a change since then
+            # plan again, because the database may have changed since the first plan
             plan = _plan(connection, manager, metadata, reader, target, as_admin)
             execute_text(connection, "SET CONSTRAINTS ALL DEFERRED")
             run = _Import(connection, reader, plan.keys, target, replaced, progress)

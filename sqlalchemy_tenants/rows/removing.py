@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Waiting for a lock on a table makes all who come later wait, too.
 _LOCK_TIMEOUT = "10s"
-# How often rows are changed that triggers write meanwhile.
+# Triggers may write further rows meanwhile; this many times we look for them.
 _PASSES = 3
 
 
